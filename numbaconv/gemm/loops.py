@@ -1,0 +1,156 @@
+"""The five loops around the micro-kernel, compiled once for every element type, operand and result.
+
+    loop 5   jc over n in steps of nc    a block of B's columns
+    loop 4   pc over k in steps of kc    B's block is packed: kc x nc, for L2
+    loop 3   ic over m in steps of mc    A's block is packed: mc x kc, for L2
+    loop 2   jr over the block of B      one panel of B: nr columns
+    loop 1   ir over the block of A      one panel of A: mr rows; the micro-kernel does mr x nr of C
+
+An operand is packed before (weights, or by ``pack_*_task``, all threads together) and shared, or packed by
+the task that uses it, into scratch that stays in its core's cache. Tasks cut C into m_tasks x n_tasks rectangles;
+an axis that is cut has its own operand packed by the tasks, the other one shared: nothing is packed twice.
+The order of the sums over k is the same whatever the tasks, so are the bits.
+"""
+
+from __future__ import annotations
+
+from numbaconv.devices.threads import fork_join
+from numbaconv.gemm.axes import offset, within
+from numbaconv.gemm.call import CALL
+from numbaconv.jit import compiled, native
+from numbaconv.simd import invoke, load_i64, record_at
+
+
+@compiled
+def _start(table, group):
+    return load_i64(table + 8 * group)
+
+
+@compiled
+def _pack(packer, source, starts, group, end, unit, length, pc, kc, target, size):
+    """Pack panels `group` ... `end` of an axis whose boundaries are in units of `unit` elements.
+
+    The widest panels come first, so a packer sees at most two runs of panels of one width.
+    """
+    while group < end:
+        width = _start(starts, group + 1) - _start(starts, group)
+        same = group + 1
+        while same < end and _start(starts, same + 1) - _start(starts, same) == width:
+            same += 1
+        first = _start(starts, group) * unit
+        count = min(_start(starts, same) * unit, length) - first
+        invoke(packer, (source, first, count, pc, kc, target, width * unit))
+        target += (same - group) * width * unit * kc * size
+        group = same
+
+
+@native
+def pack_a_task(task, worker, address):
+    """Pack some panels of A."""
+    call = record_at(address, CALL)
+    group, end = task * call.mc_groups, min((task + 1) * call.mc_groups, call.a_groups)
+    for pc in range(call.k_first, call.k_end, call.kc):
+        kc = min(call.kc, call.k_end - pc)
+        target = call.a_panels + (call.a_padded * pc + _start(call.a_starts, group) * kc) * call.itemsize
+        _pack(call.a_packer, call.a_source, call.a_starts, group, end, 1, call.m, pc, kc, target, call.itemsize)
+
+
+@native
+def pack_b_task(task, worker, address):
+    """Pack some panels of B."""
+    call = record_at(address, CALL)
+    lanes = call.lanes
+    group, end = task * call.nc_groups, min((task + 1) * call.nc_groups, call.b_groups)
+    for pc in range(call.k_first, call.k_end, call.kc):
+        kc = min(call.kc, call.k_end - pc)
+        target = call.b_panels + (call.b_padded * pc + _start(call.b_starts, group) * lanes * kc) * call.itemsize
+        _pack(call.b_packer, call.b_source, call.b_starts, group, end, lanes, call.n, pc, kc, target, call.itemsize)
+
+
+@native
+def multiply_task(task, worker, address):
+    """Compute one rectangle of C."""
+    call = record_at(address, CALL)
+    size, lanes = call.itemsize, call.lanes
+    i_task, j_task = task // call.n_tasks, task % call.n_tasks
+    i_first, i_end = i_task * call.a_groups // call.m_tasks, (i_task + 1) * call.a_groups // call.m_tasks
+    j_first, j_end = j_task * call.b_groups // call.n_tasks, (j_task + 1) * call.b_groups // call.n_tasks
+    a_block = call.scratch + worker * call.scratch_step
+    b_block = a_block + call.b_offset
+    tile = a_block + call.tile_offset
+
+    for jc in range(j_first, j_end, call.nc_groups):  # loop 5
+        jc_end = min(jc + call.nc_groups, j_end)
+        j0 = _start(call.b_starts, jc) * lanes
+        for pc in range(call.k_first, call.k_end, call.kc):  # loop 4
+            kc = min(call.kc, call.k_end - pc)
+            accumulate = 1 if pc > call.k_first else call.accumulate
+            finish = call.finish if pc + kc == call.k else 0
+            if call.b_panels:
+                b_panels = call.b_panels + (call.b_padded * pc + j0 * kc) * size
+            else:
+                b_panels = b_block
+                _pack(call.b_packer, call.b_source, call.b_starts, jc, jc_end, lanes, call.n, pc, kc, b_panels, size)
+            for ic in range(i_first, i_end, call.mc_groups):  # loop 3
+                ic_end = min(ic + call.mc_groups, i_end)
+                i0 = _start(call.a_starts, ic)
+                if call.a:
+                    a_panels = call.a + i0 * call.rs_a + pc * size
+                elif call.a_panels:
+                    a_panels = call.a_panels + (call.a_padded * pc + i0 * kc) * size
+                else:
+                    a_panels = a_block
+                    _pack(call.a_packer, call.a_source, call.a_starts, ic, ic_end, 1, call.m, pc, kc, a_panels, size)
+                for jr in range(jc, jc_end):  # loop 2
+                    j = _start(call.b_starts, jr) * lanes
+                    nv = _start(call.b_starts, jr + 1) - _start(call.b_starts, jr)
+                    b_panel = b_panels + (j - j0) * kc * size
+                    _panel(address, call, ic, ic_end, i0, a_panels, j, nv, b_panel, kc, accumulate, finish, tile)
+
+
+@compiled
+def _panel(address, call, ic, ic_end, i0, a_panels, j, nv, b_panel, kc, accumulate, finish, tile):
+    """Loop 1: every panel of the block of A against one panel of B."""
+    size = call.itemsize
+    width = nv * call.lanes
+    columns = min(width, call.n - j)
+    last = columns - width + call.lanes
+    kernels = call.kernels + 16 * (nv - call.nv_low)
+    plain = call.cs_c == size and within(j, columns, call.col_inner)
+    plain = plain and (call.cs_r == size or call.cs_r == 0)
+    c_column = call.c + offset(j, call.col_inner, call.cs_c, call.cs_outer_c)
+    r_column = call.residual + offset(j, call.col_inner, call.cs_r, call.cs_outer_r)
+    col_bias = call.col_bias + j * call.col_bias_step
+    for ir in range(ic, ic_end):
+        i = _start(call.a_starts, ir)
+        rows = _start(call.a_starts, ir + 1) - i
+        kernel = load_i64(kernels + 8 * (rows - call.mr_low))
+        a_panel = a_panels + (i - i0) * (call.rs_a if call.a else kc * size)
+        if plain and within(i, rows, call.row_inner):
+            c = c_column + offset(i, call.row_inner, call.rs_c, call.rs_outer_c)
+            residual = r_column + offset(i, call.row_inner, call.rs_r, call.rs_outer_r)
+            invoke(kernel, (kc, a_panel, call.rs_a, b_panel, c, call.rs_c, last, accumulate, finish, call.scalars,
+                            call.row_bias + i * call.row_bias_step, call.row_bias_step, col_bias, residual,
+                            call.rs_r))  # fmt: skip
+        else:
+            invoke(
+                kernel, (kc, a_panel, call.rs_a, b_panel, tile, width * size, last, 0, 0, call.scalars, 0, 0, 0, 0, 0)
+            )
+            invoke(call.store, (address, tile, width * size, i, rows, j, columns, accumulate, finish))
+
+
+@compiled
+def run_rounds(pool, threads, address):
+    """The whole product: in each round a part of k, packed where operands are shared, then multiplied."""
+    call = record_at(address, CALL)
+    accumulate = call.accumulate
+    for first in range(0, call.k, call.round):
+        call.k_first, call.k_end = first, min(first + call.round, call.k)
+        call.accumulate = 1 if first > 0 else accumulate
+        if call.a_place:
+            call.a_panels = call.a_place - call.a_padded * first * call.itemsize
+            fork_join(pool, call.pack_a_task, -(-call.a_groups // call.mc_groups), address, threads)
+        if call.b_place:
+            call.b_panels = call.b_place - call.b_padded * first * call.itemsize
+            fork_join(pool, call.pack_b_task, -(-call.b_groups // call.nc_groups), address, threads)
+        fork_join(pool, call.multiply_task, call.m_tasks * call.n_tasks, address, threads)

@@ -1,0 +1,312 @@
+"""A GEMM chosen once and run many times: ``GemmPlan``."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from numbaconv.devices.threads import parallel, pool_for
+from numbaconv.errors import ShapeError
+from numbaconv.gemm.axes import UNBROKEN
+from numbaconv.gemm.blocking import Blocking
+from numbaconv.gemm.call import FIELD, RESULT, fields
+from numbaconv.gemm.loops import multiply_task, pack_a_task, pack_b_task, run_rounds
+from numbaconv.gemm.micro import micro_kernel
+from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, same_breaks, strided, tag_of
+from numbaconv.gemm.pack import STRIDED, strided_packer
+from numbaconv.gemm.schedule import Operands, Schedule, schedule
+from numbaconv.gemm.store import tile_store
+from numbaconv.machine import detect
+from numbaconv.workspace import address_of, aligned, round_up
+
+SHARED_LIMIT = 32 << 20
+"""Bytes of panels that are packed together before a product; more of k than that is done in several rounds."""
+
+RESULT_FIELDS = fields(RESULT)
+OPERAND_FIELDS = {side: fields((side + "_packer", side + "_panels")) for side in "ab"}
+DIRECT_FIELDS = fields(("a", "rs_a"))
+WORKSPACE_FIELDS = fields(("a_place", "accumulate"))
+ZEROS = np.zeros(128)  # what an absent bias or residual points at
+ZEROS_ADDRESS = address_of(ZEROS)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where in a workspace the panels of a plan lie."""
+
+    a_shared: int
+    b_shared: int
+    a_block: int
+    b_block: int
+    tile: int
+    workers: int
+
+    @property
+    def worker_bytes(self) -> int:
+        return self.a_block + self.b_block + self.tile
+
+    @property
+    def total(self) -> int:
+        return self.a_shared + self.b_shared + self.workers * self.worker_bytes
+
+
+class GemmPlan:
+    """The choices for C (m x n) = A (m x k) · B (k x n), ready to run.
+
+    Parameters
+    ----------
+    m, n, k : int
+        Sizes, all at least 1.
+    dtype : dtype
+        float32 or float64.
+    threads : int
+        The most threads to use; the result has the same bits for any number.
+    operands : Operands, optional
+        What is packed before, and how the matrices lie in memory.
+    blocking : Blocking, optional
+        In place of the analytical model's.
+    fixed : Schedule, optional
+        What an operand was packed for, to whose panels the plan must keep.
+
+    Attributes
+    ----------
+    panel_bytes : int
+        Scratch that a run needs.
+    """
+
+    def __init__(
+        self,
+        m,
+        n,
+        k,
+        dtype,
+        threads=1,
+        operands=Operands(),
+        blocking: Blocking | None = None,
+        fixed: Schedule | None = None,
+    ):  # noqa: B008
+        self.m, self.n, self.k, self.dtype, self.operands = m, n, k, np.dtype(dtype), operands
+        chosen = schedule(m, n, k, self.dtype, threads, operands, blocking, fixed)
+        self.schedule: Schedule = chosen
+        self.blocking = chosen.blocking
+        self.itemsize, self.lanes = self.dtype.itemsize, detect().lanes(self.dtype)
+        self.rows, self.columns = (n, m) if chosen.swap else (m, n)
+        self._padded = self.rows, chosen.b_starts[-1] * self.lanes
+        self._before = (operands.a_packed, operands.b_packed)[:: -1 if chosen.swap else 1]
+        self._tables()
+        self._tags = [tag_of(operand, chosen, k, self.dtype) for operand in "ab"]
+        self.layout = self._layout()
+        self.panel_bytes = self.layout.total
+        self.template = self._template()
+        self._records: list[Record] = []
+
+    def _tables(self):
+        """Group boundaries, and the addresses of the micro-kernels for every tile size in use."""
+        chosen = self.schedule
+        self._a_starts, self._b_starts = np.array(chosen.a_starts, np.int64), np.array(chosen.b_starts, np.int64)
+        heights, widths = np.diff(self._a_starts), np.diff(self._b_starts)
+        self._mr_low, self._nv_low = int(heights.min()), int(widths.min())
+        self._kernels = np.zeros((2, 2), np.int64)
+        for nv in range(self._nv_low, int(widths.max()) + 1):
+            for mr in range(self._mr_low, int(heights.max()) + 1):
+                kernel = micro_kernel(self.itemsize, mr, nv, chosen.direct)
+                self._kernels[nv - self._nv_low, mr - self._mr_low] = kernel.address
+
+    def _layout(self) -> Layout:
+        chosen, size = self.schedule, self.itemsize
+        block = chosen.blocking
+        heights, widths = np.diff(self._a_starts), np.diff(self._b_starts) * self.lanes
+        self._mc_groups = max(1, block.mc // int(heights.max()))
+        self._nc_groups = max(1, block.nc // int(widths.max()))
+        rows_a_task = -(-len(heights) // chosen.m_tasks)
+        columns_a_task = -(-len(widths) // chosen.n_tasks)
+        kc = min(block.kc, self.k)
+        a_block = (
+            0 if chosen.share_a or chosen.direct else min(self._mc_groups, rows_a_task) * int(heights.max()) * kc * size
+        )
+        b_block = 0 if chosen.share_b else min(self._nc_groups, columns_a_task) * int(widths.max()) * kc * size
+        tile = int(heights.max()) * int(widths.max()) * size
+        tile += int(widths.max()) * -(-int(heights.max()) // self.lanes) * self.lanes * size
+        shared = [self._padded[i] * size * (yes and not before) for i, (yes, before) in enumerate(
+            zip((chosen.share_a, chosen.share_b), self._before, strict=True))]  # fmt: skip
+        depth = max(1, SHARED_LIMIT // max(1, sum(shared)) // block.kc) * block.kc
+        self._round = min(depth, self.k)
+        parts = *(bytes_a_step * self._round for bytes_a_step in shared), a_block, b_block, tile
+        return Layout(*(round_up(int(part)) for part in parts), chosen.threads)
+
+    def _template(self) -> np.ndarray:
+        """The call record with everything filled in that a run does not change."""
+        call = np.zeros(len(FIELD), np.int64)
+        chosen, layout = self.schedule, self.layout
+        values = {
+            "m": self.rows, "n": self.columns, "k": self.k, "kc": chosen.blocking.kc,
+            "itemsize": self.itemsize, "lanes": self.lanes,
+            "a_padded": self._padded[0], "a_starts": address_of(self._a_starts), "a_groups": len(self._a_starts) - 1,
+            "b_padded": self._padded[1], "b_starts": address_of(self._b_starts), "b_groups": len(self._b_starts) - 1,
+            "kernels": address_of(self._kernels), "mr_low": self._mr_low, "nv_low": self._nv_low,
+            "store": tile_store(self.itemsize).address,
+            "m_tasks": chosen.m_tasks, "n_tasks": chosen.n_tasks,
+            "mc_groups": self._mc_groups, "nc_groups": self._nc_groups,
+            "scratch_step": layout.worker_bytes, "b_offset": layout.a_block,
+            "tile_offset": layout.a_block + layout.b_block, "round": self._round,
+            "a_packer": strided_packer(self.itemsize).address, "b_packer": strided_packer(self.itemsize).address,
+            "pack_a_task": pack_a_task.address, "pack_b_task": pack_b_task.address,
+            "multiply_task": multiply_task.address,
+        }  # fmt: skip
+        for name, value in values.items():
+            call[FIELD[name]] = value
+        return call
+
+    # ------------------------------------------------------------------------------------------------------ packing
+
+    def packed_bytes(self, operand: str) -> int:
+        """Bytes of operand "a" or "b" once packed."""
+        as_a = (operand == "a") != self.schedule.swap
+        return self._padded[0 if as_a else 1] * self.k * self.itemsize
+
+    def check_tags(self, a, b) -> None:
+        """Refuse an operand that was packed for other panels."""
+        for operand, tag in ((a, self._tags[0]), (b, self._tags[1])):
+            if isinstance(operand, PackedMatrix) and operand.tag != tag:
+                raise ShapeError(
+                    f"{operand.operand}: it was packed for other panels (shape {operand.shape}, {operand.dtype}) than "
+                    f"this product of {self.m} x {self.k} by {self.k} x {self.n} uses; make the plan with "
+                    "fixed=packed.schedule"
+                )
+
+    def pack(self, operand: str, matrix: Matrix | Source, threads: int = 1) -> PackedMatrix:
+        """Pack operand "a" or "b" once, for any number of runs."""
+        data = aligned(self.packed_bytes(operand))
+        as_a = (operand == "a") != self.schedule.swap
+        record = Record(self)
+        call = record.call
+        record.set_operand("a" if as_a else "b", matrix, operand == "a")
+        call[FIELD["k_end"]] = self.k
+        call[FIELD["a_panels" if as_a else "b_panels"]] = address_of(data)
+        starts, groups = (self._a_starts, self._mc_groups) if as_a else (self._b_starts, self._nc_groups)
+        tasks = -(-(len(starts) - 1) // groups)
+        parallel(pack_a_task if as_a else pack_b_task, tasks, record.address, threads)
+        shape = (self.m, self.k) if operand == "a" else (self.k, self.n)
+        return PackedMatrix(operand, shape, self.dtype, data, self.schedule)
+
+    # ---------------------------------------------------------------------------------------------------------- run
+
+    def run(self, a, b, c: Matrix, workspace: int, accumulate: bool = False, finish: Finish | None = None) -> None:
+        """Compute C.
+
+        Parameters
+        ----------
+        a, b : Matrix, Source or PackedMatrix
+            The operands; packed exactly if the plan was made for that.
+        c : Matrix
+            The result.
+        workspace : int
+            Address of `panel_bytes` bytes, aligned to ``workspace.ALIGNMENT``.
+        accumulate : bool
+            Add to what C holds.
+        finish : Finish, optional
+            Scale, biases, residual and limits, applied in the last store.
+        """
+        chosen = self.schedule
+        self.check_tags(a, b)
+        try:
+            record = self._records.pop()
+        except IndexError:
+            record = Record(self)
+        call = record.call
+        if chosen.swap:
+            c, finish = c.transposed, finish.transposed if finish else None
+            record.set_operand("a", b, False)
+            record.set_operand("b", a, True)
+        else:
+            record.set_operand("a", a, True)
+            record.set_operand("b", b, False)
+        keep = fill_result(call, c, finish, self.dtype)
+        record.set_workspace(workspace, accumulate)
+        run_rounds(*pool_for(chosen.threads), record.address)
+        del keep
+        self._records.append(record)
+
+
+class Record:
+    """A call record of one plan, with room for the descriptions of two matrices; used by one run at a time."""
+
+    def __init__(self, plan: GemmPlan):
+        self.direct, self.itemsize, self.layout = plan.schedule.direct, plan.itemsize, plan.layout
+        self.call = plan.template.copy()
+        self.address = address_of(self.call)
+        self.sources = np.empty((2, len(STRIDED.names)), np.int64)
+        self.packers = {side: self.call[FIELD[side + "_packer"]] for side in "ab"}
+        self.source_addresses = {"a": address_of(self.sources[0]), "b": address_of(self.sources[1])}
+
+    def set_operand(self, side: str, operand: Matrix | Source | PackedMatrix, is_a: bool):
+        """Write where the kernel's A or B comes from; `is_a`: it is the left operand of the product as asked."""
+        if isinstance(operand, PackedMatrix):
+            self.call[FIELD[side + "_panels"]] = operand.address
+            return
+        if isinstance(operand, Source):
+            if side == "a" and self.direct:
+                raise ShapeError("gemm: the plan was promised a matrix in memory, not a source that packs itself")
+            packer, source = operand.packer.address, operand.address
+        else:
+            rows, k = (operand.rows, operand.columns) if is_a else (operand.columns, operand.rows)
+            if side == "a" and self.direct:
+                if k.step != self.itemsize or min(k.inner, rows.inner) < UNBROKEN:
+                    raise ShapeError("gemm: the plan was promised an operand that is contiguous along k")
+                self.call[DIRECT_FIELDS] = operand.address, rows.step
+                return
+            self.sources[0 if side == "a" else 1] = strided(operand, is_a)
+            packer, source = self.packers[side], self.source_addresses[side]
+        # Panels packed in an earlier run are gone: 0 until this one's are there.
+        self.call[OPERAND_FIELDS[side]] = (packer, source, 0)
+
+    def set_workspace(self, workspace: int, accumulate: bool):
+        """Write where this run packs, and whether it adds to the result."""
+        a_shared, b_shared = self.layout.a_shared, self.layout.b_shared
+        b_place = workspace + a_shared
+        self.call[WORKSPACE_FIELDS] = (
+            workspace if a_shared else 0, b_place if b_shared else 0, b_place + b_shared, accumulate
+        )  # fmt: skip
+
+
+def fill_result(call: np.ndarray, c: Matrix, finish: Finish | None, dtype: np.dtype):
+    """Write a call record's fields of the result, in their order in ``call.RESULT``; returns what must stay alive."""
+    rows, columns = c.rows, c.columns
+    if finish and finish.residual is not None:
+        rows, r = same_breaks(rows, finish.residual.rows)
+        columns, s = same_breaks(columns, finish.residual.columns)
+    place = (c.address, rows.step, rows.outer, columns.step, columns.outer, rows.inner, columns.inner)
+    scalars = row_bias = col_bias = residual = ZEROS_ADDRESS
+    row_step = col_step = finishing = 0
+    residual_steps = (0, 0, 0, 0)
+    numbers = None
+    if finish and not finish.trivial:
+        finishing = 1
+        numbers = np.array([finish.alpha, finish.low, finish.high], dtype)
+        scalars = address_of(numbers)
+        if finish.row_bias is not None:
+            row_bias, row_step = address_of(finish.row_bias), dtype.itemsize
+        if finish.col_bias is not None:
+            col_bias, col_step = address_of(finish.col_bias), dtype.itemsize
+        if finish.residual is not None:
+            residual, residual_steps = finish.residual.address, (r.step, r.outer, s.step, s.outer)
+    call[RESULT_FIELDS] = (*place, finishing, scalars, row_bias, row_step, col_bias, col_step, residual,
+                           *residual_steps)  # fmt: skip
+    return numbers, finish
+
+
+@functools.lru_cache(1024)
+def gemm_plan(
+    m: int,
+    n: int,
+    k: int,
+    dtype: np.dtype,
+    threads: int,
+    operands: Operands,
+    blocking: Blocking | None = None,
+    fixed: Schedule | None = None,
+) -> GemmPlan:
+    """A ``GemmPlan``, remembered."""
+    return GemmPlan(m, n, k, dtype, threads, operands, blocking, fixed)
