@@ -1,0 +1,53 @@
+"""numbaconv: convolution as matrix multiplication, in every way the literature knows, in Numba."""
+
+from numbaconv import errors
+from numbaconv.api import conv2d, cuda_available, explain, plan, show_config
+from numbaconv.dense import linear, prepack_a, prepack_b
+from numbaconv.errors import (
+    DeviceUnavailable,
+    NumbaconvError,
+    ShapeError,
+    UnknownLowering,
+    UnsupportedProblem,
+    WorkspaceExceeded,
+)
+from numbaconv.gemm import Blocking, PackedMatrix
+from numbaconv.layers import Conv2d, Linear
+from numbaconv.lowering import Lowering
+from numbaconv.problem import ConvProblem
+from numbaconv.products import gemm
+from numbaconv.registry import list_lowerings, register
+from numbaconv.request import Epilogue, Request
+from numbaconv.workspace import release_workspaces
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Blocking",
+    "Conv2d",
+    "ConvProblem",
+    "DeviceUnavailable",
+    "Epilogue",
+    "Linear",
+    "Lowering",
+    "NumbaconvError",
+    "PackedMatrix",
+    "Request",
+    "ShapeError",
+    "UnknownLowering",
+    "UnsupportedProblem",
+    "WorkspaceExceeded",
+    "conv2d",
+    "cuda_available",
+    "errors",
+    "explain",
+    "gemm",
+    "linear",
+    "list_lowerings",
+    "plan",
+    "prepack_a",
+    "prepack_b",
+    "register",
+    "release_workspaces",
+    "show_config",
+]

@@ -1,0 +1,163 @@
+"""Arrays at the door: what comes in is looked at once, here, and what goes out has the caller's axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from numbaconv.errors import DeviceUnavailable, ShapeError
+from numbaconv.workspace import aligned
+
+if TYPE_CHECKING:
+    from numbaconv.plan import Plan
+
+CPU = 1  # DLPack's number
+TO_NCHW = {"nchw": (0, 1, 2, 3), "nhwc": (0, 3, 1, 2)}
+FROM_NCHW = {"nchw": (0, 1, 2, 3), "nhwc": (0, 2, 3, 1)}
+
+
+def host_array(value: Any, name: str) -> np.ndarray:
+    """A float32 or float64 NumPy array of the same memory: NumPy's own, or anything with ``__dlpack__`` on the CPU.
+
+    Raises
+    ------
+    TypeError
+        When it is no array, or one that cannot be shared.
+    ShapeError
+        When its dtype is another.
+    DeviceUnavailable
+        When it lives on a device.
+    """
+    if type(value) is np.ndarray and value.dtype.char in "fd" and value.dtype.isnative and value.flags.aligned:
+        return value
+    if not isinstance(value, np.ndarray):
+        if hasattr(value, "__cuda_array_interface__"):
+            raise DeviceUnavailable(
+                f"{name} lives on a GPU; the CUDA forms are not built yet, copy it to the host first"
+            )
+        if not hasattr(value, "__dlpack__"):
+            raise TypeError(f"{name}: expected an array (NumPy, or any with __dlpack__), got {type(value).__name__}")
+        try:
+            on_host = value.__dlpack_device__()[0] == CPU
+        except Exception as error:
+            raise TypeError(f"{name}: cannot share its memory ({error}); pass a CPU array") from error
+        if not on_host:
+            raise DeviceUnavailable(
+                f"{name} lives on a device; the CUDA forms are not built yet, copy it to the host first"
+            )
+        try:
+            value = np.from_dlpack(value)
+        except (BufferError, RuntimeError, TypeError) as error:
+            raise TypeError(f"{name}: cannot share its memory ({error}); pass a detached CPU tensor") from error
+    if value.dtype not in (np.float32, np.float64):
+        raise ShapeError(f"{name}: expected float32 or float64, got {value.dtype}; convert it with .astype('float32')")
+    return np.asarray(value) if value.flags.aligned else np.array(value)
+
+
+def writable(out: Any, name: str = "out") -> np.ndarray:
+    """`out` as an array that may be written.
+
+    Raises
+    ------
+    ShapeError
+        When it is read-only.
+    TypeError
+        When it is no NumPy array.
+    """
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(out).__name__}")
+    if not out.flags.writeable:
+        raise ShapeError(f"{name}: the array is read-only; pass a writable one or leave {name} away")
+    host_array(out, name)
+    return out
+
+
+def bias_array(bias: Any, channels: int, dtype) -> np.ndarray | None:
+    """A bias, checked against the output channels; a contiguous copy, so that the output may overlap the original."""
+    if bias is None:
+        return None
+    bias = host_array(bias, "bias")
+    if bias.shape != (channels,) or bias.dtype != dtype:
+        raise ShapeError(f"bias: expected ({channels},) of {np.dtype(dtype)}, got {bias.shape} of {bias.dtype}")
+    return np.array(bias)
+
+
+def as_nchw(array: np.ndarray, layout: str) -> np.ndarray:
+    """A view (mb, c, h, w) of an array whose axes are `layout`'s; one image counts as a batch of one."""
+    if array.ndim == 3:
+        array = array[None]
+    return array.transpose(TO_NCHW[layout])
+
+
+def _plain(image: np.ndarray) -> bool:
+    """Whether a kernel can address it: steps forward, distinct elements, the rows of an image one after another."""
+    _, _, rows, columns = image.shape
+    step_row, step = image.strides[2:]
+    forward = image.flags.aligned and all(
+        stride > 0 for stride, size in zip(image.strides, image.shape, strict=True) if size > 1
+    )
+    return forward and (rows == 1 or columns == 1 or step_row == columns * step)
+
+
+def _forward(x: np.ndarray) -> np.ndarray:
+    """`x`, or a copy where an axis runs backwards (kernels count from the lowest address)."""
+    return np.array(x, order="K") if min(x.strides, default=0) < 0 else x
+
+
+def new_output(problem) -> np.ndarray:
+    """An uninitialised (mb, oc, oh, ow), in memory as the problem's layout says."""
+    axes = FROM_NCHW[problem.layout]
+    shape = problem.output_shape
+    memory = aligned(problem.output_bytes).view(problem.dtype).reshape([shape[axis] for axis in axes])
+    return memory.transpose(TO_NCHW[problem.layout])
+
+
+def run_plan(plan: Plan, x, prepared, bias, residual=None, out=None, layout: str | None = None):
+    """Run a plan on arrays whose axes are in `layout` (the problem's, unless given); returns (result, stage times).
+
+    Raises
+    ------
+    ShapeError
+        When an array is not what the plan was made for.
+    """
+    problem = plan.problem
+    layout = layout or problem.layout
+    x = host_array(x, "x")
+    unbatched = x.ndim == 3
+    source = _image(x, "x", problem.input_shape, problem.dtype, layout)
+    if (residual is not None) != plan.request.epilogue.residual:
+        wanted = "a" if plan.request.epilogue.residual else "no"
+        raise ShapeError(
+            f"residual: the plan was made for {wanted} residual; make it with residual={residual is not None}"
+        )
+    if residual is not None:
+        residual = _image(host_array(residual, "residual"), "residual", problem.output_shape, problem.dtype, layout)
+        residual = residual if _plain(residual) else np.ascontiguousarray(residual)
+    target = final = None
+    if out is not None:
+        final = _image(writable(out), "out", problem.output_shape, problem.dtype, layout)
+        shared = np.may_share_memory(final, source) or (residual is not None and np.may_share_memory(final, residual))
+        target = final if _plain(final) and not shared else None
+    if target is None:
+        target = new_output(problem)
+    times = plan.run(_forward(source), prepared, target, bias, residual) if target.size else {}
+    if final is not None:
+        if final is not target:
+            final[...] = target
+        return out, times
+    result = target.transpose(FROM_NCHW[layout])
+    return (result[0] if unbatched else result), times
+
+
+def _image(array: np.ndarray, name: str, shape, dtype, layout: str) -> np.ndarray:
+    """An (mb, c, h, w) view of an argument, checked."""
+    if array.ndim in (3, 4):
+        image = as_nchw(array, layout)
+        if image.shape == tuple(shape) and array.dtype == dtype:
+            return image
+    wanted = tuple(shape[axis] for axis in FROM_NCHW[layout])
+    raise ShapeError(
+        f"{name}: expected {wanted} of {dtype} (axes {', '.join(layout)}; a batch of one may leave the first away), "
+        f"got {array.shape} of {array.dtype}"
+    )

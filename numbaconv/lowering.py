@@ -1,0 +1,323 @@
+"""The contract of a lowering: the one file to read before writing one.
+
+A lowering turns a convolution into matrix products in up to three stages, in Caffe con Troll's words: **lower** (write
+the input down again so that a product can read it), **multiply** (GEMM), **lift** (put the product where the output
+wants it). Write a class with the attributes below, in a file of ``lowerings/`` or in a notebook, and ``register`` it:
+listing, checking, timing, memory accounts and layers then know it.
+
+``lowerings/_template.py`` is the smallest one that works.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from numbaconv.devices.threads import parallel
+from numbaconv.gemm import Finish, GemmPlan, Matrix, Operands, PackedMatrix, Schedule, Source, gemm_plan
+from numbaconv.jit import Native
+from numbaconv.problem import ConvProblem
+from numbaconv.request import Request
+from numbaconv.workspace import ALIGNMENT, Arena
+
+STAGES = ("lower", "multiply", "lift")
+LIMITS = {None: (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
+
+
+@dataclass(frozen=True)
+class Support:
+    """Whether a lowering runs a problem; when not, ``reason`` says why."""
+
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return not self.reason
+
+
+YES = Support()
+
+
+@dataclass(frozen=True)
+class GemmCall:
+    """One product that a lowering issues: C (m x n) += A (m x k) · B (k x n), `count` times."""
+
+    m: int
+    n: int
+    k: int
+    count: int = 1
+    operands: Operands = Operands()  # noqa: RUF009 - frozen
+
+    @property
+    def macs(self) -> int:
+        return self.m * self.n * self.k * self.count
+
+
+class Lowering:
+    """A way to compute a convolution. Subclass, name, implement ``run``.
+
+    Attributes
+    ----------
+    name : str
+        What users call it, such as ``"im2col"``.
+    family : str
+        The group it is listed with.
+    paper : str
+        Where it comes from.
+    devices : tuple of str
+        ``"cpu"``, ``"cuda"``.
+    parameters : dict
+        Parameters by name with their allowed values, the default first; ``int`` among them allows positive integers.
+        ``Im2col(batching="image")`` and ``"im2col:batching=image"`` set them.
+    """
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    paper: ClassVar[str]
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    parameters: ClassVar[dict[str, tuple]] = {}
+
+    def __init_subclass__(cls, abstract: bool = False, **options):
+        super().__init_subclass__(**options)
+        if abstract:
+            return
+        for attribute in ("name", "family", "paper"):
+            value = getattr(cls, attribute, None)
+            if not isinstance(value, str) or not value.strip():
+                raise TypeError(f"lowering {cls.__name__}: needs the class attribute `{attribute}`, a non-empty string")
+        if cls.name in ("auto", "measure"):
+            raise TypeError(
+                f"lowering {cls.__name__}: the name {cls.name!r} asks for a choice and cannot name a lowering"
+            )
+        if set(cls.name) & set(":,= *?"):
+            raise TypeError(f"lowering {cls.__name__}: the name {cls.name!r} must not contain any of ':,= *?'")
+        if cls.run is Lowering.run:
+            raise TypeError(f"lowering {cls.__name__}: needs a method `run(self, ctx, x, prepared, out)`")
+
+    def __init__(self, **parameters):
+        self.values = {name: allowed[0] for name, allowed in self.parameters.items()}
+        for name, value in parameters.items():
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "none"
+                raise ValueError(f"{self.name}: no parameter {name!r} (it has: {known})")
+            self.values[name] = self._checked(name, value)
+
+    def _checked(self, name: str, value: Any):
+        allowed = self.parameters[name]
+        if int in allowed and not isinstance(value, bool):
+            try:
+                number = int(value) if isinstance(value, str) else operator.index(value)
+            except (TypeError, ValueError):
+                number = 0
+            if number >= 1:
+                return number
+        if value in [option for option in allowed if option is not int]:
+            return value
+        options = ", ".join("a positive integer" if option is int else repr(option) for option in allowed)
+        raise ValueError(f"{self.name}: {name} must be one of {options}, got {value!r}")
+
+    @property
+    def spec(self) -> str:
+        """The text that names this lowering with its parameters, as ``algorithm=`` takes it."""
+        changed = [f"{n}={v}" for n, v in self.values.items() if v != self.parameters[n][0]]
+        return self.name + (":" + ",".join(changed) if changed else "")
+
+    def __repr__(self) -> str:
+        return f"<lowering {self.spec}>"
+
+    def __eq__(self, other) -> bool:
+        return type(self) is type(other) and self.values == other.values
+
+    def __hash__(self) -> int:
+        return hash((type(self), tuple(self.values.items())))
+
+    # ----------------------------------------------------------------------------- what an author answers
+
+    def supports(self, problem: ConvProblem, request: Request) -> Support:
+        """Whether it runs this problem; each constraint is written here and nowhere else."""
+        return YES
+
+    def lowering_bytes(self, problem: ConvProblem, request: Request) -> int:
+        """Bytes of rearranged data that ``run`` takes from the arena: the papers' memory formula. Exact."""
+        return 0
+
+    def gemm_calls(self, problem: ConvProblem, request: Request) -> list[GemmCall]:
+        """The products that ``run`` issues; the cost model and ``explain`` read them."""
+        return []
+
+    def panel_bytes(self, problem: ConvProblem, request: Request) -> int:
+        """Bytes of GEMM's packed panels during ``run``: those of the largest of ``gemm_calls``."""
+        return panels_of(self.gemm_calls(problem, request), problem, request)
+
+    def error_bound(self, problem: ConvProblem, request: Request) -> str | float:
+        """``"exact"`` (sums of products, in some order) or a factor on the direct method's relative error."""
+        return "exact"
+
+    def prepare_weights(self, problem: ConvProblem, request: Request, w: np.ndarray) -> Any:
+        """Pack or transform the weights (oc, ic/g, kh, kw) once; what comes back is handed to every ``run``.
+
+        The caller may change its array afterwards, so what is kept is a copy.
+        """
+        return np.array(w, order="C")
+
+    def run(self, ctx: Context, x: np.ndarray, prepared: Any, out: np.ndarray) -> None:
+        """Compute.
+
+        Parameters
+        ----------
+        ctx : Context
+            Scratch, stages and the epilogue of this call.
+        x : ndarray
+            (mb, ic, ih, iw), any strides, not to be written.
+        prepared : object
+            What ``prepare_weights`` gave.
+        out : ndarray
+            (mb, oc, oh, ow), in memory as ``problem.layout`` says; every element is to be written.
+        """
+        raise NotImplementedError
+
+
+@functools.lru_cache(4096)
+def _plan(m, n, k, dtype: str, threads: int, operands: Operands, fixed: Schedule | None) -> GemmPlan:
+    return gemm_plan(m, n, k, np.dtype(dtype), threads, operands, None, fixed)
+
+
+def plan_of(call: GemmCall, problem: ConvProblem, request: Request, fixed: Schedule | None = None) -> GemmPlan:
+    """The plan of a product; where an operand is packed, it keeps to what that was packed for, `fixed`."""
+    packed = call.operands.a_packed or call.operands.b_packed
+    kept = fixed if packed else None
+    return _plan(call.m, call.n, call.k, problem.dtype, request.num_threads, call.operands, kept)
+
+
+def panels_of(calls: list[GemmCall], problem: ConvProblem, request: Request) -> int:
+    """Bytes of panels of the largest of some products, whose weights are packed for the first."""
+    calls = [call for call in calls if call.macs]
+    fixed = weights_plan(calls[0], problem, request).schedule if calls else None
+    return max((plan_of(call, problem, request, fixed).panel_bytes for call in calls), default=0)
+
+
+def weights_plan(first: GemmCall, problem: ConvProblem, request: Request) -> GemmPlan:
+    """The plan that weights are packed for: that of the first product, usually the largest."""
+    return plan_of(first, problem, request)
+
+
+class Context:
+    """What a lowering works with during one call: ``lower``, ``multiply``, ``lift``, ``take`` and ``finish``."""
+
+    def __init__(self, problem: ConvProblem, request: Request, arena: Arena, panel_bytes: int, bias, residual):
+        self.problem, self.request, self.arena = problem, request, arena
+        self.threads = request.num_threads
+        self.bias, self.residual = bias, residual
+        self.stage_times = dict.fromkeys(STAGES, 0.0)
+        self._panel_bytes = panel_bytes
+        self._panels: np.ndarray | None = None
+
+    def take(self, name: str, shape, dtype=None) -> np.ndarray:
+        """An array in the call's scratch, uninitialised; its bytes count towards ``lowering_bytes``."""
+        dtype = np.dtype(dtype or self.problem.dtype)
+        return self.arena.take(name, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
+
+    def lower(self, work, *arguments):
+        """Run a piece of the lower stage: a ``Native`` with (tasks, arguments' address), or any callable."""
+        self._stage("lower", work, arguments)
+
+    def lift(self, work, *arguments):
+        """Run a piece of the lift stage."""
+        self._stage("lift", work, arguments)
+
+    def multiply_by(self, work, *arguments):
+        """Run a multiply stage that is no GEMM: a ``Native`` with (tasks, arguments' address), or any callable."""
+        self._stage("multiply", work, arguments)
+
+    def _stage(self, stage: str, work, arguments):
+        start = time.perf_counter()
+        if isinstance(work, Native):
+            tasks, address = arguments
+            parallel(work, tasks, address, self.threads)
+        else:
+            work(*arguments)
+        self.stage_times[stage] += time.perf_counter() - start
+
+    def multiply(self, a, b, c, accumulate: bool = False, finish: Finish | None = None):
+        """C = A · B, or C += A · B, on all of this call's threads.
+
+        Parameters
+        ----------
+        a, b : 2-D ndarray, Matrix, Source or PackedMatrix
+            Operands; with a ``Matrix`` or ``Source`` the sizes come from the other operands, so pass ``c`` as an array
+            or use ``multiply_as``.
+        c : 2-D ndarray
+            The result.
+        accumulate : bool
+            Add to what `c` holds.
+        finish : Finish, optional
+            The epilogue, from ``ctx.finish``.
+        """
+        (m, n), k = c.shape, a.shape[1]
+        self.multiply_as(
+            m, n, k, self._operand(a), self._operand(b), Matrix.of(c), operands_of(a, b, c), accumulate, finish
+        )
+
+    @staticmethod
+    def _operand(x):
+        return Matrix.of(x) if isinstance(x, np.ndarray) else x
+
+    def multiply_as(self, m, n, k, a, b, c: Matrix, operands: Operands, accumulate=False, finish=None):
+        """``multiply`` for operands that know no sizes; `operands` as declared in ``gemm_calls``."""
+        start = time.perf_counter()
+        if self._panels is None:
+            self._panels = self.arena.take("panels", self._panel_bytes)
+        fixed = next((x.schedule for x in (a, b) if isinstance(x, PackedMatrix)), None)
+        plan = _plan(m, n, k, self.problem.dtype, self.threads, operands, fixed)
+        if plan.panel_bytes > self._panel_bytes:
+            raise MemoryError(
+                f"multiply {m} x {k} x {n} needs {plan.panel_bytes} bytes of panels, {self._panel_bytes} are declared: "
+                "gemm_calls does not list it"
+            )
+        plan.run(a, b, c, self._panels.ctypes.data, accumulate, finish)
+        self.stage_times["multiply"] += time.perf_counter() - start
+
+    def finish(self, along: str, channels: slice = slice(None), residual: Matrix | None = None) -> Finish | None:
+        """The epilogue for a product whose "rows" or "columns" are the output channels `channels`."""
+        low, high = LIMITS[self.request.epilogue.activation]
+        bias = None if self.bias is None else self.bias[channels]
+        finish = Finish(residual=residual, low=low, high=high)
+        if along == "rows":
+            finish.row_bias = bias
+        else:
+            finish.col_bias = bias
+        return None if finish.trivial else finish
+
+    def epilogue(self, out: np.ndarray) -> None:
+        """Bias, residual and activation in a pass of their own, for a lowering whose last store is not a product's."""
+        if self.bias is not None:
+            out += self.bias[:, None, None]
+        if self.residual is not None:
+            out += self.residual
+        low, high = LIMITS[self.request.epilogue.activation]
+        if low > -np.inf or high < np.inf:
+            np.clip(out, low, high, out=out)
+
+
+def operands_of(a, b, c) -> Operands:
+    """How operands lie: packed or not, contiguous along which axis."""
+
+    def contiguous_rows(x):
+        return x.strides[1] == x.itemsize or x.strides[0] != x.itemsize
+
+    return Operands(
+        isinstance(a, PackedMatrix),
+        isinstance(b, PackedMatrix),
+        isinstance(a, PackedMatrix | Source) or contiguous_rows(a),
+        isinstance(b, PackedMatrix | Source) or contiguous_rows(b),
+        contiguous_rows(c),
+    )
+
+
+def arena_bytes(lowering_bytes: int, panel_bytes: int, slices: int = 8) -> int:
+    """What an arena must hold for both, each slice on a cache line of its own."""
+    return lowering_bytes + panel_bytes + slices * ALIGNMENT

@@ -1,0 +1,1 @@
+"""The catalogue: one file a family. Nothing else lives here; `registry` finds what is added."""

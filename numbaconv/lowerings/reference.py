@@ -1,0 +1,48 @@
+"""The definition of a convolution as seven plain loops: what all others are compared with.
+
+    out[n, k, y, x] = sum over c, r, s of in[n, c, y·sh + r·dh - pad_top, x·sw + s·dw - pad_left] · w[k, c, r, s]
+
+Every sum is one running chain in the problem's own precision ("direct float32", the accuracy yardstick).
+
+Memory: none.    Cost: mb·oc·oh·ow·ic/g·kh·kw multiply-adds, one at a time.
+"""
+
+from __future__ import annotations
+
+from numbaconv.geometry import geometry_of
+from numbaconv.jit import compiled
+from numbaconv.lowering import Lowering
+
+
+@compiled
+def _convolve(x, w, out, geometry, groups):
+    g = geometry[0]
+    channels_in, channels_out = w.shape[1], out.shape[1] // groups
+    for n in range(out.shape[0]):
+        for k in range(out.shape[1]):
+            first = k // channels_out * channels_in
+            for y in range(g.oh):
+                for z in range(g.ow):
+                    total = out.dtype.type(0)
+                    for c in range(channels_in):
+                        for r in range(g.kh):
+                            ih = y * g.sh + r * g.dh - g.pad_top
+                            if ih < 0 or ih >= g.ih:
+                                continue
+                            for s in range(g.kw):
+                                iw = z * g.sw + s * g.dw - g.pad_left
+                                if 0 <= iw < g.iw:
+                                    total += x[n, first + c, ih, iw] * w[k, c, r, s]
+                    out[n, k, y, z] = total
+
+
+class Reference(Lowering):
+    """Plain loops: slow, certain, always last."""
+
+    name = "reference"
+    family = "direct"
+    paper = "the definition"
+
+    def run(self, ctx, x, prepared, out):
+        ctx.multiply_by(_convolve, x, prepared, out, geometry_of(ctx.problem, x), ctx.problem.g)
+        ctx.epilogue(out)
