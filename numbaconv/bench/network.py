@@ -1,0 +1,274 @@
+"""Whole networks on the clock, in the manner of ``caffe time``: pass after pass, every layer in its place.
+
+A layer's weights have left the caches by the time its turn comes again, as they have in use. Images lie in one piece of
+memory that all layers read, results in another that all write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numbaconv.api import plan
+from numbaconv.arrays import FROM_NCHW, TO_NCHW
+from numbaconv.bench.spot import random_normal, spot_check
+from numbaconv.errors import UnsupportedProblem
+from numbaconv.layers import Linear
+from numbaconv.networks import Layer
+from numbaconv.networks.alexnet import AlexNet
+from numbaconv.plan import Handle
+from numbaconv.problem import ConvProblem
+from numbaconv.timing import Sample, burst
+from numbaconv.workspace import release_workspaces
+
+__all__ = [
+    "LayerTime",
+    "PreparedLayer",
+    "StageTime",
+    "bytes_of",
+    "prepare_layer",
+    "seconds_by_kind",
+    "steps",
+    "time_layers",
+    "time_stages",
+]
+
+Tick = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """What was measured of one layer.
+
+    Parameters
+    ----------
+    layer : Layer
+    algorithm : str
+        The lowering that ran; for a fully-connected layer "dot" (weights read where they lie) or "gemm" (packed).
+    prepare, first : float
+        Seconds of choosing and of preparing the weights, and of the first run: compilation or loading included.
+    sample : Sample
+        The timed runs.
+    workspace_bytes, prepared_bytes : int
+        Scratch of a run; memory that prepared weights keep besides the weights.
+    """
+
+    layer: Layer
+    algorithm: str
+    prepare: float
+    first: float
+    sample: Sample
+    workspace_bytes: int
+    prepared_bytes: int
+
+    @property
+    def gflops(self) -> float:
+        """GFLOP/s of the median run, by the direct computation's count."""
+        return self.layer.problem.flops / self.sample.median / 1e9
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """A stage of a whole forward pass: name, kind ("conv", "relu", "lrn", "pool", "fc", "softmax"), timed runs."""
+
+    name: str
+    kind: str
+    sample: Sample
+
+
+# ----------------------------------------------------------------------------------------------------- one layer
+
+
+@dataclass
+class PreparedLayer:
+    """One layer, ready to run: ``call(x, out=out)`` on arrays of these shapes, in the problem's memory order."""
+
+    layer: Layer
+    algorithm: str
+    call: Callable[..., Any]
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    workspace_bytes: int | None = None
+
+    @property
+    def prepared_bytes(self) -> int:
+        owner: Any = self.call
+        return owner.prepared_bytes
+
+
+def prepare_layer(
+    layer: Layer, w: NDArray, bias: NDArray | None, algorithm: str = "auto", num_threads: int | None = None
+) -> PreparedLayer:
+    """A layer with its weights (oc, ic/g, kh, kw) prepared: a plan's handle, or a ``Linear``.
+
+    Raises
+    ------
+    UnsupportedProblem
+        Where a lowering is named that does not run this layer.
+    """
+    p = layer.problem
+    if layer.kind == "fc":
+        linear = Linear.from_arrays(w.reshape(p.oc, p.ic), bias, activation=layer.activation, num_threads=num_threads)
+        return PreparedLayer(layer, "", linear, (p.mb, p.ic), (p.mb, p.oc))
+    handle = _handle(layer, algorithm, num_threads).prepare(w, bias)
+    taken, made = (tuple(shape[axis] for axis in FROM_NCHW[p.layout]) for shape in (p.input_shape, p.output_shape))
+    return PreparedLayer(layer, handle.algorithm, handle, taken, made, handle.workspace_bytes)
+
+
+def _handle(layer: Layer, algorithm: str, num_threads: int | None) -> Handle:
+    return plan(layer.problem, algorithm, bias=layer.bias, activation=layer.activation, num_threads=num_threads)
+
+
+def bytes_of(layers: Sequence[Layer]) -> int:
+    """Memory that timing these layers takes at least: all weights as prepared, the largest image and result."""
+    problems = [layer.problem for layer in layers]
+    return (
+        sum(p.weight_bytes for p in problems)
+        + max(p.input_bytes for p in problems)
+        + max(p.output_bytes for p in problems)
+    )
+
+
+# ------------------------------------------------------------------------------------------------ all the layers
+
+
+def steps(count: int, iterations: int) -> int:
+    """How often ``time_layers`` (with one more time per layer) and ``time_stages`` tick for `count` functions."""
+    return count * (iterations + 1)
+
+
+def time_layers(
+    layers: Sequence[Layer],
+    iterations: int = 20,
+    algorithm: str = "auto",
+    num_threads: int | None = None,
+    tick: Tick = lambda: None,
+) -> list[LayerTime]:
+    """Time layers on random normal data, each checked at some elements first; bias and ReLU are in the last store.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        Of one dtype.
+    iterations : int
+        Timed passes over all layers.
+    algorithm : str
+        For the convolutions.
+    num_threads : int, optional
+    tick : callable
+        Called without arguments, `len(layers)` times while weights are prepared and ``steps(...)`` times after that,
+        never inside what is timed.
+
+    Raises
+    ------
+    UnsupportedProblem
+        Where `algorithm` does not run one of the layers; before anything is computed.
+    WrongResult
+        When a checked element is wrong.
+    """
+    for layer in layers:
+        if layer.kind == "conv":
+            _refuse_early(layer, algorithm, num_threads)
+    rng = np.random.default_rng(0)
+    dtype = layers[0].problem.dtype
+    images = random_normal(rng, (max(layer.problem.input_bytes for layer in layers) // _size(dtype),), dtype)
+    results = np.empty(max(layer.problem.output_bytes for layer in layers) // _size(dtype), dtype)
+    calls: dict[str, Callable[[], object]] = {}
+    kept: list[PreparedLayer] = []
+    costs: list[tuple[float, float]] = []
+    for layer in layers:
+        tick()
+        p = layer.problem
+        w = random_normal(rng, p.weight_shape, dtype)
+        bias = random_normal(rng, (p.oc,), dtype) if layer.bias else None
+        start = perf_counter()
+        ready = prepare_layer(layer, w, bias, algorithm, num_threads)
+        prepare = perf_counter() - start
+        x, out = _view(images, ready.input_shape), _view(results, ready.output_shape)
+        first = _first_run(ready, x, out)
+        costs.append((prepare, first))
+        spot_check(p, _images(x, p), w, bias, layer.activation, _images(out, p))
+        kept.append(ready)
+        calls[layer.name] = partial(ready.call, x, out=out)
+    samples = burst(calls, iterations, pause=0, drop=0, calls=1, sleep=lambda _: tick())
+    return [
+        LayerTime(layer, ready.algorithm, *cost, samples[layer.name], ready.workspace_bytes or 0, ready.prepared_bytes)
+        for layer, ready, cost in zip(layers, kept, costs, strict=True)
+    ]
+
+
+def _refuse_early(layer: Layer, algorithm: str, num_threads: int | None) -> None:
+    """Raise before anything is computed, with the layer's name."""
+    try:
+        _handle(layer, algorithm, num_threads)
+    except UnsupportedProblem as refusal:
+        if isinstance(refusal.reasons, str):
+            raise
+        reasons = {f"{name} ({layer.name})": reason for name, reason in refusal.reasons.items()}
+        raise UnsupportedProblem(reasons) from None
+
+
+def _size(dtype: str) -> int:
+    return np.dtype(dtype).itemsize
+
+
+def _view(memory: NDArray, shape: tuple[int, ...]) -> NDArray:
+    return memory[: int(np.prod(shape))].reshape(shape)
+
+
+def _images(array: NDArray, problem: ConvProblem) -> NDArray:
+    """Logical (mb, c, h, w) of an array as the layer takes it."""
+    return array[:, :, None, None] if array.ndim == 2 else array.transpose(TO_NCHW[problem.layout])
+
+
+def _first_run(ready: PreparedLayer, x: NDArray, out: NDArray) -> float:
+    """Seconds of the first run; what a fully-connected layer reveals only then is noted."""
+    out.fill(np.nan)
+    if ready.workspace_bytes is None:
+        release_workspaces()
+    start = perf_counter()
+    ready.call(x, out=out)
+    seconds = perf_counter() - start
+    if ready.workspace_bytes is None:
+        ready.workspace_bytes = release_workspaces()  # what the run left on the shelf is what it took
+        ready.algorithm = "gemm" if ready.prepared_bytes else "dot"
+    return seconds
+
+
+# ------------------------------------------------------------------------------------------- a whole forward pass
+
+
+def time_stages(net: AlexNet, iterations: int = 20, tick: Tick = lambda: None) -> list[StageTime]:
+    """Time the stages of a forward pass in their places, each on what the one before it made.
+
+    Parameters
+    ----------
+    net : AlexNet
+    iterations : int
+        Timed passes.
+    tick : callable
+        Called ``steps(...)`` times, never inside what is timed.
+    """
+    stages = net.stages()
+    made: list[Any] = [net.random_input(), *(None for _ in stages)]
+
+    def run(number: int) -> None:
+        made[number + 1] = stages[number][2](made[number])
+
+    calls = {name: partial(run, number) for number, (name, _, _) in enumerate(stages)}
+    samples = burst(calls, iterations, pause=0, drop=0, calls=1, sleep=lambda _: tick())
+    return [StageTime(name, kind, samples[name]) for name, kind, _ in stages]
+
+
+def seconds_by_kind(stages: Sequence[StageTime]) -> dict[str, float]:
+    """The sum of the medians for each kind of stage, the longest first."""
+    sums: dict[str, float] = {}
+    for stage in stages:
+        sums[stage.kind] = sums.get(stage.kind, 0.0) + stage.sample.median
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
