@@ -1,0 +1,165 @@
+"""Time numbaconv against its peers on this machine.
+
+    python scripts/bench.py gemm --both --num-threads 1 2
+    python scripts/bench.py micro
+    python scripts/bench.py conv --networks resnet50 --peers torch-cl ncnn --json results.json
+    python scripts/bench.py conv --networks resnet50 --match kh3sh1 --algorithms im2col --peers
+
+Every result is checked before anything is timed. The contenders of a row take turns in bursts, with equal threads, on
+random normal data; speeds are by the median call unless told otherwise, with the fastest call's in brackets. Ends
+with 1 if a result was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from numbaconv import probes
+from numbaconv.bench import micro, ours, report, suites
+from numbaconv.bench.conv_peers import CONV_PEERS
+from numbaconv.bench.peers import GEMM_PEERS, Peer, choose
+from numbaconv.errors import NumbaconvError
+from numbaconv.machine import default_threads, detect
+from numbaconv.problem import ConvProblem
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    options.timing = {name: getattr(options, name) for name in ("statistic", "rounds", "seconds")}
+    try:
+        return options.run(options)
+    except NumbaconvError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--num-threads", type=positive, nargs="+", metavar="T", help="one table for each; default: all")
+    common.add_argument("--peers", nargs="*", metavar="NAME", help="default: all that can be imported")
+    common.add_argument("--rounds", type=positive, default=5, help="bursts of each contender in a row (default 5)")
+    common.add_argument("--seconds", type=float, default=8.0, help="time for a row (default 8)")
+    common.add_argument("--statistic", choices=["median", "lower_quartile", "min"], default="median")
+    common.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = top.add_subparsers(required=True)
+
+    gemm = commands.add_parser("gemm", parents=[common], help="matrix products")
+    variant = gemm.add_mutually_exclusive_group()
+    variant.add_argument("--prepacked", action="store_true", help="with our left operand packed beforehand")
+    variant.add_argument("--both", action="store_true", help="ours as it comes, and prepacked")
+    gemm.add_argument("--shapes", type=shape, nargs="+", metavar="M,K,N", default=suites.GEMM_SHAPES)
+    gemm.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    gemm.set_defaults(run=run_gemm)
+
+    kernels = commands.add_parser(
+        "micro", parents=[common], help="the micro-kernels alone, one core, against the FMA peak"
+    )
+    kernels.set_defaults(run=run_micro)
+
+    conv = commands.add_parser("conv", parents=[common], help="convolutions")
+    conv.add_argument("--networks", nargs="+", metavar="NAME", default=["alexnet", "vgg16", "resnet50"])
+    conv.add_argument("--problems", nargs="+", metavar="DESCRIPTOR", help="these convolutions instead of networks")
+    conv.add_argument(
+        "--match", type=re.compile, default="", metavar="REGEX", help="those whose descriptor contains it"
+    )
+    conv.add_argument("--mb", type=positive, default=1, help="images (default 1)")
+    conv.add_argument("--layout", choices=["nchw", "nhwc"], default="nchw", help="memory order of ours (default nchw)")
+    conv.add_argument("--algorithms", nargs="+", metavar="NAME", default=["auto"], help="ours to time (default auto)")
+    conv.set_defaults(run=run_conv)
+    return top
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {text}")
+    return number
+
+
+def shape(text: str) -> tuple[int, int, int]:
+    sizes = [positive(size) for size in text.replace("x", ",").split(",")]
+    if len(sizes) != 3:
+        raise argparse.ArgumentTypeError(f"must be three numbers M,K,N; got {text}")
+    return sizes[0], sizes[1], sizes[2]
+
+
+def run_micro(options: argparse.Namespace) -> int:
+    print(f"{'tile':<10} {'GFLOP/s, kc 128 in L1':>22} {'kc 384 from L2':>18} {'its share of the peak':>22}")
+    for tile, shallow, deep, share in micro.measure():
+        print(f"{tile:<10} {shallow:>22.1f} {deep:>18.1f} {share:>22.1%}")
+    return 0
+
+
+def run_gemm(options: argparse.Namespace) -> int:
+    peers, missing = choose(GEMM_PEERS, options.peers)
+    prepacked = [False, True] if options.both else [options.prepacked]
+    contenders = [*(ours.PREPACKED if packed else ours.NAME for packed in prepacked), *(peer.name for peer in peers)]
+
+    def rows(threads: int) -> Iterator[report.Row]:
+        for sizes in options.shapes:
+            yield suites.gemm_row(sizes, peers, threads, prepacked, options.dtype, **options.timing)
+
+    return run(options, peers, missing, contenders, rows, width=22)
+
+
+def run_conv(options: argparse.Namespace) -> int:
+    peers, missing = choose(CONV_PEERS, options.peers)
+    if options.problems:
+        problems = [(ConvProblem.parse(text), 1) for text in options.problems]
+    else:
+        problems = suites.conv_problems(options.networks, options.mb, options.layout)
+
+    def rows(threads: int) -> Iterator[report.Row]:
+        for problem, count in problems:
+            yield suites.conv_row(problem, peers, threads, options.algorithms, count, **options.timing)
+
+    problems = [(problem, count) for problem, count in problems if re.search(options.match, str(problem))]
+    contenders = [*map(ours.conv_name, options.algorithms), *(peer.name for peer in peers)]
+    width = max((len(str(problem)) for problem, _ in problems), default=0)
+    return run(options, peers, missing, contenders, rows, width)
+
+
+def run(
+    options: argparse.Namespace,
+    peers: Sequence[Peer],
+    missing: dict[str, str],
+    contenders: Sequence[str],
+    rows_for: Callable[[int], Iterator[report.Row]],
+    width: int,
+) -> int:
+    """Print rows as they are measured, then summaries; write the JSON file."""
+    versions = [peer.version() for peer in peers]
+    machine = detect()
+    print(f"{machine.cpu_name} ({machine.llvm_name}), {machine.cores} cores, {machine.vector_bits}-bit vectors")
+    print(f"Python {platform.python_version()}, {', '.join(dict.fromkeys(versions))}")
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
+        print(f"other processes keep {load:.1f} cores busy: expect low figures, and lowest for who waits by spinning")
+    for name, reason in missing.items():
+        print(f"{name} is not timed: {reason}")
+    rows, ceilings = [], {}
+    for threads in options.num_threads or [default_threads()]:
+        peak = ceilings[f"fma float32 x{threads}"] = probes.fma_peak("float32", threads)
+        print(f"\n{report.threads(threads)}; FMA peak {peak:.0f} GFLOP/s (float32)\n{report.header(contenders, width)}")
+        for row in rows_for(threads):
+            rows.append(row)
+            print(report.line(row, contenders, width), flush=True)
+            if row.flops < row.bytes:
+                read = ceilings[f"read x{threads}"] = probes.read_bandwidth(threads, refresh=True)
+                print(report.bandwidth_line(row, read), flush=True)
+    print()
+    print(*report.summaries(rows), *report.lowering_shares(rows), sep="\n")
+    if options.json:
+        options.json.write_text(json.dumps(report.as_json(rows, versions, ceilings), indent=1))
+    return int(any(row.wrong for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
