@@ -50,3 +50,16 @@ def pixel_of(line, g):
     z = line % g.ow
     rest = line // g.ow
     return rest // g.rows, rest % g.rows, z
+
+
+@compiled
+def forward(n, y, z, pixels, g):
+    """The pixel so many further on, at most at the beginning of the next row."""
+    z += pixels
+    if z == g.ow:
+        z = 0
+        y += 1
+        if y == g.rows:
+            y = 0
+            n += 1
+    return n, y, z

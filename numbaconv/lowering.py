@@ -10,7 +10,6 @@ listing, checking, timing, memory accounts and layers then know it.
 
 from __future__ import annotations
 
-import functools
 import operator
 import time
 from dataclasses import dataclass
@@ -18,15 +17,18 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from numbaconv.accounts import GemmCall, panels_of, product_plan
 from numbaconv.devices.threads import parallel
-from numbaconv.gemm import Finish, GemmPlan, Matrix, Operands, PackedMatrix, Schedule, Source, gemm_plan
+from numbaconv.gemm import Finish, Matrix, Operands, PackedMatrix, Source
 from numbaconv.jit import Native
+from numbaconv.lift import LIMITS, lift
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
-from numbaconv.workspace import ALIGNMENT, Arena
+from numbaconv.workspace import Arena
+
+__all__ = ["PARTS", "STAGES", "THREADS", "YES", "Context", "GemmCall", "Lowering", "Support", "operands_of"]
 
 STAGES = ("lower", "multiply", "lift")
-LIMITS = {None: (-np.inf, np.inf), "relu": (0.0, np.inf), "relu6": (0.0, 6.0)}
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,10 @@ class Support:
 
 YES = Support()
 
-
-@dataclass(frozen=True)
-class GemmCall:
-    """One product that a lowering issues: C (m x n) += A (m x k) · B (k x n), `count` times."""
-
-    m: int
-    n: int
-    k: int
-    count: int = 1
-    operands: Operands = Operands()  # noqa: RUF009 - frozen
-
-    @property
-    def macs(self) -> int:
-        return self.m * self.n * self.k * self.count
+THREADS = ("auto", "inner", "images")
+PARTS = {"batching": ("image", "whole", int), "threads": THREADS}
+"""Parameters of a lowering that builds a buffer: how many images are lowered together, and whether all threads work on
+one part or each on a part of its own. The plan heeds them (``numbaconv.division``); a lowering only lists them."""
 
 
 class Lowering:
@@ -80,9 +72,13 @@ class Lowering:
     paper: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     parameters: ClassVar[dict[str, tuple]] = {}
+    abstract: ClassVar[bool] = (
+        True  # said of a class that only others derive from: ``class Mine(Lowering, abstract=True)``
+    )
 
     def __init_subclass__(cls, abstract: bool = False, **options):
         super().__init_subclass__(**options)
+        cls.abstract = abstract
         if abstract:
             return
         for attribute in ("name", "family", "paper"):
@@ -181,30 +177,6 @@ class Lowering:
         raise NotImplementedError
 
 
-@functools.lru_cache(4096)
-def _plan(m, n, k, dtype: str, threads: int, operands: Operands, fixed: Schedule | None) -> GemmPlan:
-    return gemm_plan(m, n, k, np.dtype(dtype), threads, operands, None, fixed)
-
-
-def plan_of(call: GemmCall, problem: ConvProblem, request: Request, fixed: Schedule | None = None) -> GemmPlan:
-    """The plan of a product; where an operand is packed, it keeps to what that was packed for, `fixed`."""
-    packed = call.operands.a_packed or call.operands.b_packed
-    kept = fixed if packed else None
-    return _plan(call.m, call.n, call.k, problem.dtype, request.num_threads, call.operands, kept)
-
-
-def panels_of(calls: list[GemmCall], problem: ConvProblem, request: Request) -> int:
-    """Bytes of panels of the largest of some products, whose weights are packed for the first."""
-    calls = [call for call in calls if call.macs]
-    fixed = weights_plan(calls[0], problem, request).schedule if calls else None
-    return max((plan_of(call, problem, request, fixed).panel_bytes for call in calls), default=0)
-
-
-def weights_plan(first: GemmCall, problem: ConvProblem, request: Request) -> GemmPlan:
-    """The plan that weights are packed for: that of the first product, usually the largest."""
-    return plan_of(first, problem, request)
-
-
 class Context:
     """What a lowering works with during one call: ``lower``, ``multiply``, ``lift``, ``take`` and ``finish``."""
 
@@ -272,7 +244,7 @@ class Context:
         if self._panels is None:
             self._panels = self.arena.take("panels", self._panel_bytes)
         fixed = next((x.schedule for x in (a, b) if isinstance(x, PackedMatrix)), None)
-        plan = _plan(m, n, k, self.problem.dtype, self.threads, operands, fixed)
+        plan = product_plan(m, n, k, self.problem.dtype, self.threads, operands, fixed)
         if plan.panel_bytes > self._panel_bytes:
             raise MemoryError(
                 f"multiply {m} x {k} x {n} needs {plan.panel_bytes} bytes of panels, {self._panel_bytes} are declared: "
@@ -294,13 +266,9 @@ class Context:
 
     def epilogue(self, out: np.ndarray) -> None:
         """Bias, residual and activation in a pass of their own, for a lowering whose last store is not a product's."""
-        if self.bias is not None:
-            out += self.bias[:, None, None]
-        if self.residual is not None:
-            out += self.residual
-        low, high = LIMITS[self.request.epilogue.activation]
-        if low > -np.inf or high < np.inf:
-            np.clip(out, low, high, out=out)
+        if self.request.epilogue:
+            for n in range(len(out)):
+                lift(self, out[n], [], None if self.residual is None else self.residual[n], begin=False)
 
 
 def operands_of(a, b, c) -> Operands:
@@ -316,8 +284,3 @@ def operands_of(a, b, c) -> Operands:
         isinstance(b, PackedMatrix | Source) or contiguous_rows(b),
         contiguous_rows(c),
     )
-
-
-def arena_bytes(lowering_bytes: int, panel_bytes: int, slices: int = 8) -> int:
-    """What an arena must hold for both, each slice on a cache line of its own."""
-    return lowering_bytes + panel_bytes + slices * ALIGNMENT

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from numbaconv.accounts import arena_bytes
 from numbaconv.arrays import bias_array, host_array, run_plan
+from numbaconv.devices.crew import together
+from numbaconv.division import Division, Part, divide
 from numbaconv.errors import ShapeError, UnsupportedProblem, WorkspaceExceeded
-from numbaconv.lowering import Context, Lowering, arena_bytes
+from numbaconv.lowering import STAGES, Context, Lowering
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import make_lowering
 from numbaconv.request import Request
 from numbaconv.select import check, choose
-from numbaconv.workspace import checked_out
+from numbaconv.workspace import Arena, address_of, checked_out
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,8 @@ class Plan:
 
     Attributes
     ----------
+    division : Division
+        The parts that are run one after another, or by several threads at a time.
     lowering_bytes, panel_bytes, workspace_bytes : int
         Scratch of a run: rearranged data, GEMM's packed panels, and their sum.
     """
@@ -31,6 +37,7 @@ class Plan:
     problem: ConvProblem
     lowering: Lowering
     request: Request
+    division: Division
     lowering_bytes: int
     panel_bytes: int
 
@@ -38,16 +45,41 @@ class Plan:
     def workspace_bytes(self) -> int:
         return self.lowering_bytes + self.panel_bytes
 
+    @property
+    def workers(self) -> int:
+        """Threads that run parts of their own, each with its share of the scratch."""
+        return self.division.workers
+
     def prepare(self, w: np.ndarray) -> Any:
         """The weights as the lowering wants them."""
-        return self.lowering.prepare_weights(self.problem, self.request, w)
+        first = self.division.parts[0].problem if self.division.parts else self.problem
+        return self.lowering.prepare_weights(first, self.division.request, w)
 
     def run(self, x, prepared, out, bias=None, residual=None) -> dict[str, float]:
         """Compute into `out`; returns the seconds of each stage. All arrays as `Lowering.run` takes them."""
-        with checked_out(arena_bytes(self.lowering_bytes, self.panel_bytes)) as arena:
-            ctx = Context(self.problem, self.request, arena, self.panel_bytes, bias, residual)
-            self.lowering.run(ctx, x, prepared, out)
-        return ctx.stage_times
+        division, workers = self.division, self.workers
+        size = arena_bytes(self.lowering_bytes // workers, self.panel_bytes // workers)
+        panels = self.panel_bytes // workers
+        with checked_out(workers * size) as arena:
+
+            def run_parts(parts: Iterable[Part], memory: np.ndarray) -> dict[str, float]:
+                seconds = dict.fromkeys(STAGES, 0.0)
+                for part in parts:
+                    added = None if residual is None else residual[part.images, :, part.rows]
+                    scratch = Arena(memory, address_of(memory))
+                    ctx = Context(part.problem, division.request, scratch, panels, bias, added)
+                    self.lowering.run(
+                        ctx, x[part.images, :, part.input_rows], prepared, out[part.images, :, part.rows]
+                    )  # fmt: skip
+                    for stage, spent in ctx.stage_times.items():
+                        seconds[stage] += spent
+                return seconds
+
+            if workers == 1:
+                return run_parts(division.parts, arena.memory)
+            left = iter(division.parts)  # taken by whoever is free; next() on it is one step of the interpreter
+            spent = together(lambda number: run_parts(left, arena.memory[number * size :][:size]), workers)
+        return {stage: sum(seconds[stage] for seconds in spent) / workers for stage in STAGES}
 
 
 @functools.lru_cache(4096)
@@ -57,9 +89,10 @@ def _planned(problem: ConvProblem, lowering: Lowering | None, request: Request) 
     support = check(lowering, problem, request)
     if not support:
         raise UnsupportedProblem({lowering.name: support.reason})
+    division = divide(problem, lowering, request)
     plan = Plan(
-        problem, lowering, request, lowering.lowering_bytes(problem, request), lowering.panel_bytes(problem, request)
-    )
+        problem, lowering, request, division, division.lowering_bytes(lowering), division.panel_bytes(lowering)
+    )  # fmt: skip
     if request.max_workspace is not None and plan.workspace_bytes > request.max_workspace:
         raise WorkspaceExceeded(plan.workspace_bytes, request.max_workspace)
     return plan

@@ -10,7 +10,7 @@ import numpy as np
 from numbaconv.arrays import host_array, writable
 from numbaconv.errors import DeviceUnavailable, ShapeError
 from numbaconv.gemm import Blocking, Finish, Matrix, PackedMatrix
-from numbaconv.lowering import LIMITS
+from numbaconv.lift import LIMITS
 from numbaconv.machine import default_threads
 from numbaconv.product_plans import plan_for, run_bound
 from numbaconv.request import Epilogue, Request

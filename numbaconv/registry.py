@@ -43,6 +43,7 @@ def _own_classes(module):
         value
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Lowering) and value.__module__ == module.__name__
+        and not value.abstract
     ]  # fmt: skip
 
 

@@ -1,12 +1,14 @@
 """``algorithm="auto"``: predict each lowering's time from its products and bytes, take the fastest that is allowed.
 
-time  =  multiply-adds / peak  +  (lowered bytes written and read, operands once) / bandwidth  +  hand-overs
+time  =  products, as their schedules count cycles  +  rearranged data written and read / bandwidth  +  hand-overs
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
+from numbaconv.division import Division, divide, undivided
 from numbaconv.errors import UnsupportedProblem, WorkspaceExceeded
 from numbaconv.lowering import Lowering, Support
 from numbaconv.problem import ConvProblem
@@ -25,10 +27,15 @@ class Candidate:
 
     lowering: Lowering
     support: Support
+    division: Division
     lowering_bytes: int = 0
-    panel_bytes: int = 0
     macs: int = 0
+    bytes_moved: int = 0
     seconds: float = float("inf")
+
+    @functools.cached_property
+    def panel_bytes(self) -> int:
+        return self.division.panel_bytes(self.lowering) if self.support else 0
 
     @property
     def workspace_bytes(self) -> int:
@@ -51,16 +58,18 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
     """What a lowering would need for a problem, and how long it should take."""
     support = check(lowering, problem, request)
     if not support:
-        return Candidate(lowering, support)
-    lowered, panels = lowering.lowering_bytes(problem, request), lowering.panel_bytes(problem, request)
-    calls = lowering.gemm_calls(problem, request)
+        return Candidate(lowering, support, undivided(problem, request))
+    division = divide(problem, lowering, request)
+    calls = division.gemm_calls(lowering)
     macs = sum(call.macs for call in calls) or problem.macs
+    rearranged = sum(
+        lowering.lowering_bytes(part, division.request) * count for part, count in division.problems.items()
+    )
+    moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + 2 * rearranged
     flops = (PEAK if calls else SCALAR_PEAK) * request.num_threads
-    moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes
-    written = sum(call.k * call.n * call.count for call in calls) * problem.itemsize if lowered else 0
-    seconds = 2 * macs / flops + (moved + 2 * written) / (BANDWIDTH * request.num_threads)
+    seconds = 2 * macs / flops + moved / (BANDWIDTH * request.num_threads)
     seconds += CALL_SECONDS * sum(call.count for call in calls)
-    return Candidate(lowering, support, lowered, panels, macs, seconds)
+    return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)
 
 
 def candidates(problem: ConvProblem, request: Request) -> list[Candidate]:
@@ -89,7 +98,7 @@ def choose(problem: ConvProblem, request: Request) -> Lowering:
     limit = request.max_workspace
     if limit is None:
         return able[0].lowering
-    fitting = [answer for answer in able if answer.workspace_bytes <= limit]
-    if not fitting:
-        raise WorkspaceExceeded(min(answer.workspace_bytes for answer in able), limit)
-    return fitting[0].lowering
+    for answer in able:
+        if answer.workspace_bytes <= limit:
+            return answer.lowering
+    raise WorkspaceExceeded(min(answer.workspace_bytes for answer in able), limit)

@@ -66,6 +66,10 @@ class Lanes:
         count = self._splat(self.builder.trunc(count, I32), numbers)
         return self.builder.icmp_signed("<", ir.Constant(numbers, list(range(self.lanes))), count)
 
+    def between(self, low, high):
+        """The mask whose lanes from `low` up to `high` (int64) are set."""
+        return self.builder.and_(self.first(high), self.builder.not_(self.first(low)))
+
     def masked_load(self, address, mask):
         """The lanes of `mask`; the others are zero and their memory is not touched."""
         kind = ir.FunctionType(self.vector, [BYTES, I32, self.mask, self.vector])
@@ -180,6 +184,7 @@ def _scalar_access(numba_type, ir_type, itemsize):
 
 
 load_i64, store_i64 = _scalar_access(types.int64, I64, 8)
+load_i32, store_i32 = _scalar_access(types.int32, I32, 4)
 load_f32, store_f32 = _scalar_access(types.float32, ELEMENTS[4], 4)
 load_f64, store_f64 = _scalar_access(types.float64, ELEMENTS[8], 8)
 

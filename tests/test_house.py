@@ -16,7 +16,7 @@ LEVELS = [
     "jit machine probes timing simd",
     "geometry devices workspace",
     "gemm",
-    "lowering registry",
+    "accounts lowering registry lift division",
     "lowerings",
     "arrays product_plans products dense select plan",
     "api layers",

@@ -12,7 +12,7 @@ from cases import KINDS, SPECS, arguments, in_memory, oracle, pairs, problem, ru
 from numpy.testing import assert_array_equal
 
 import numbaconv as nc
-from numbaconv.lowering import arena_bytes
+from numbaconv.accounts import arena_bytes
 from numbaconv.plan import Plan, make_plan
 from numbaconv.registry import lowerings
 from numbaconv.request import Epilogue, Request
@@ -42,10 +42,28 @@ def test_the_same_bits_for_any_number_of_threads(rng, spec, p):
     assert len({nc.plan(p, spec, num_threads=threads).algorithm for threads in (1, 2, 4)}) == 1
 
 
+FORMULAS = {
+    "im2col": lambda p: p.ic * p.kh * p.kw * p.oh * p.ow,
+    "im2row": lambda p: p.ic * p.kh * p.kw * p.oh * p.ow,
+    "im2col-scan": lambda p: p.ic * p.kh * p.kw * p.oh * p.ow,
+    "mec": lambda p: p.kw * p.ic * (p.ih + p.pad_top + p.pad_bottom) * p.ow,
+    "mec-row": lambda p: p.kw * p.ic * (p.ih + p.pad_top + p.pad_bottom) * p.ow,
+    "im2win": lambda p: p.kh * p.ic * p.oh * (p.iw + p.pad_left + p.pad_right),
+    "cct-type2": lambda p: (p.kw * p.ic + p.kh * p.oc) * p.ih * p.ow,
+    "indirect": lambda p: p.oh * p.ow * p.kh * p.kw + (p.ic * p.ih * p.iw if p.layout == "nchw" else 0),
+} | dict.fromkeys(
+    ("conv1x1", "patchify", "implicit-gemm", "direct", "depthwise", "kn2row-aa", "kn2col-aa", "reference"), lambda p: 0
+)
+"""The papers' memory, in elements an image."""
+
+
 def counted(plan: Plan, rng):
-    """Run a plan in a poisoned arena of exactly the declared size with guards around; what the arena counted."""
-    p, guard = plan.problem, 4096
-    size = arena_bytes(plan.lowering_bytes, plan.panel_bytes)
+    """Run a plan in a poisoned arena of exactly the declared size with guards around; (lowered, panels) that it took.
+
+    A part takes from an arena of its own; of each kind, the largest counts, once for every worker.
+    """
+    p, guard, workers = plan.problem, 4096, plan.workers
+    size = workers * arena_bytes(plan.lowering_bytes // workers, plan.panel_bytes // workers)
     memory = aligned(size + 2 * guard)
     memory[:] = 0xFF
     arenas = []
@@ -55,23 +73,29 @@ def counted(plan: Plan, rng):
             assert wanted == size
 
         def __enter__(self):
-            arena = memory[guard : guard + size]
-            arenas.append(Arena(arena, arena.ctypes.data))
-            return arenas[0]
+            scratch = memory[guard : guard + size]
+            return Arena(scratch, scratch.ctypes.data)
 
         def __exit__(self, *error):
             return None
+
+    def of_a_part(*arguments):
+        arenas.append(Arena(*arguments))
+        return arenas[-1]
 
     x, w = whole(rng, *p.input_shape, dtype=p.dtype), whole(rng, *p.weight_shape, dtype=p.dtype)
     bias = whole(rng, p.oc, dtype=p.dtype) if plan.request.epilogue.bias else None
     out = in_memory(np.full(p.output_shape, np.nan, p.dtype), p.layout)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan_module, "checked_out", OnlyThis)
+        patch.setattr(plan_module, "Arena", of_a_part)
         plan.run(in_memory(x, p.layout), plan.prepare(w), out, bias)
     assert_array_equal(out, oracle(p, x, w, bias))
     assert (memory[:guard] == 0xFF).all()
     assert (memory[guard + size :] == 0xFF).all()
-    return arenas[0].slices
+    panels = [arena.slices.get("panels", 0) for arena in arenas]
+    lowered = [sum(arena.slices.values()) - taken for arena, taken in zip(arenas, panels, strict=True)]
+    return workers * max(lowered), workers * max(panels)
 
 
 @pytest.mark.parametrize("layout", ["nchw", "nhwc"])
@@ -86,15 +110,10 @@ def test_the_scratch_is_what_was_declared(rng, spec, layout, threads):
             continue
         ran += 1
         plan = make_plan(p, spec, Request("cpu", threads, epilogue=Epilogue(bias=True)))
-        slices = counted(plan, rng)
-        panels = slices.pop("panels", 0)
-        assert panels == plan.panel_bytes, kind
-        assert sum(slices.values()) == plan.lowering_bytes, kind
+        assert counted(plan, rng) == (plan.lowering_bytes, plan.panel_bytes), kind
         assert plan.workspace_bytes == plan.lowering_bytes + plan.panel_bytes
-        if spec == "im2col:batching=image":
-            assert plan.lowering_bytes == p.ic * p.kh * p.kw * p.oh * p.ow * 4
-        if spec in ("conv1x1", "reference"):
-            assert plan.lowering_bytes == 0
+        if spec in FORMULAS:
+            assert plan.lowering_bytes == plan.workers * FORMULAS[spec](p) * 4, kind
     assert ran
 
 
@@ -117,7 +136,7 @@ def test_blocks_shrink_to_the_workspace_allowed(rng, spec, layout):
         handle = nc.plan(p, spec, num_threads=2, max_workspace=limit)
         assert handle.workspace_bytes <= limit
         shrunk.add(handle.lowering_bytes)
-        assert sum(counted(handle.plan, rng).values()) <= limit
+        assert sum(counted(handle.plan, rng)) <= limit
         got = nc.conv2d(in_memory(x, layout), w, **arguments(p), algorithm=spec, max_workspace=limit, num_threads=2)
         assert_array_equal(got, wanted)
     assert len(shrunk) > 2
@@ -143,7 +162,7 @@ def test_auto_stays_within_the_workspace():
         handle = nc.plan(p, max_workspace=limit)
         assert handle.workspace_bytes <= limit
     assert nc.plan(p, max_workspace=0).algorithm == "reference"
-    assert nc.plan(p).algorithm == "im2col"
+    assert nc.plan(p).algorithm == "implicit-gemm"
 
 
 # ------------------------------------------------------------------------------------------------------ plan, explain

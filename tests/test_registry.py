@@ -203,9 +203,9 @@ def test_texts_that_name_no_lowering_say_what_is_wrong(text, words):
 
 
 def test_an_unknown_name_offers_close_ones():
-    with pytest.raises(nc.UnknownLowering, match=r"'im2cool'; did you mean 'im2col'\?") as error:
+    with pytest.raises(nc.UnknownLowering, match=r"'im2cool'; did you mean 'im2col'") as error:
         nc.plan("mb1ic3ih8oc4oh6kh3ph0", "im2cool:batching=image")
-    assert error.value.matches == ("im2col",)
+    assert error.value.matches[0] == "im2col"
     with pytest.raises(nc.UnknownLowering, match="auto"):
         nc.plan("mb1ic3ih8oc4oh6kh3ph0", "aut")
     with pytest.raises(nc.UnknownLowering, match=r"conv1x1.*reference"):
@@ -219,8 +219,13 @@ def test_the_list_ends_with_the_reference_and_takes_patterns():
     names = nc.list_lowerings()
     assert names[-1] == "reference"
     assert len(names) == len(set(names))
-    assert {"im2col", "conv1x1"} <= set(names)
-    assert nc.list_lowerings("im2*") == ["im2col"]
+    catalogue = {
+        "direct", "depthwise", "im2col", "im2col-scan", "im2row", "implicit-gemm", "cct-type2", "kn2row", "kn2col",
+        "kn2row-as", "kn2col-as", "kn2row-aa", "kn2col-aa", "mec", "mec-row", "im2win", "indirect", "conv1x1",
+        "patchify",
+    }  # fmt: skip
+    assert catalogue <= set(names)
+    assert nc.list_lowerings("im2col*") == ["im2col", "im2col-scan"]
     assert nc.list_lowerings("conv?x?") == ["conv1x1"]
     assert nc.list_lowerings("IM2COL") == []
     assert nc.list_lowerings("nothing*") == []

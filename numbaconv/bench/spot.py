@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from numbaconv.bench.contender import Contender, Reference, WrongResult
-from numbaconv.lowering import LIMITS
+from numbaconv.lift import LIMITS
 from numbaconv.problem import ConvProblem
 
 __all__ = ["SAMPLES", "random_normal", "reference_of", "spot_check"]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from numbaconv import Epilogue, Request
+from numbaconv.accounts import plan_of
 from numbaconv.api import explain
 from numbaconv.gemm.dot import MOST_COLUMNS
-from numbaconv.lowering import weights_plan
 from numbaconv.networks import Layer
+from numbaconv.plan import make_plan
 from numbaconv.problem import ConvProblem
-from numbaconv.registry import make_lowering
 
 __all__ = ["of_layer", "of_problem"]
 
@@ -48,11 +48,11 @@ def of_problem(problem: ConvProblem, algorithm: str, asked: str, num_threads: in
 def _products(problem: ConvProblem, algorithm: str, num_threads: int) -> str:
     """The products that the lowering issues, and the micro-tile of the first."""
     request = Request(num_threads=num_threads, epilogue=Epilogue(bias=True))
-    calls = [call for call in make_lowering(algorithm).gemm_calls(problem, request) if call.macs]
+    plan = make_plan(problem, algorithm, request)
+    calls = [call for call in plan.division.gemm_calls(plan.lowering) if call.macs]
     if not calls:
         return " without products"
-    plan = weights_plan(calls[0], problem, request)
-    tile = (
-        f"tiles of {plan.blocking.mr} x {plan.blocking.nr}{', transposed' * plan.schedule.swap}, kc {plan.blocking.kc}"
-    )
+    first = plan_of(calls[0], problem, plan.division.request)
+    block, turned = first.blocking, ", transposed" * first.schedule.swap
+    tile = f"tiles of {block.mr} x {block.nr}{turned}, kc {block.kc}"
     return f" by {', '.join(f'{c.count} of {c.m} x {c.k} x {c.n}' for c in calls)} (m x k x n; {tile})"

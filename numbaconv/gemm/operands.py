@@ -108,15 +108,14 @@ class PackedMatrix:
     schedule: Schedule
     address: int = field(init=False)
     kind: tuple = field(init=False)
+    tag: tuple = field(init=False)
+    """Orientation, panels, depth of block, k and dtype: what a product checks."""
 
     def __post_init__(self):
+        tag = tag_of(self.operand, self.schedule, self.shape[self.operand == "a"], self.dtype)
+        object.__setattr__(self, "tag", tag)
         object.__setattr__(self, "address", address_of(self.data))
         object.__setattr__(self, "kind", (self.shape, self.operand, self.dtype, self.schedule))
-
-    @property
-    def tag(self) -> tuple:
-        """Orientation, panels, depth of block, k and dtype: what a product checks."""
-        return tag_of(self.operand, self.schedule, self.shape[self.operand == "a"], self.dtype)
 
     @property
     def nbytes(self) -> int:

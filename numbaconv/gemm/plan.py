@@ -95,17 +95,15 @@ class GemmPlan:
         self.rows, self.columns = (n, m) if chosen.swap else (m, n)
         self._padded = self.rows, chosen.b_starts[-1] * self.lanes
         self._before = (operands.a_packed, operands.b_packed)[:: -1 if chosen.swap else 1]
-        self._tables()
+        self._a_starts, self._b_starts = np.array(chosen.a_starts, np.int64), np.array(chosen.b_starts, np.int64)
         self._tags = [tag_of(operand, chosen, k, self.dtype) for operand in "ab"]
         self.layout = self._layout()
         self.panel_bytes = self.layout.total
-        self.template = self._template()
         self._records: list[Record] = []
 
-    def _tables(self):
-        """Group boundaries, and the addresses of the micro-kernels for every tile size in use."""
+    def _find_kernels(self):
+        """The addresses of the micro-kernels for every tile size in use."""
         chosen = self.schedule
-        self._a_starts, self._b_starts = np.array(chosen.a_starts, np.int64), np.array(chosen.b_starts, np.int64)
         heights, widths = np.diff(self._a_starts), np.diff(self._b_starts)
         self._mr_low, self._nv_low = int(heights.min()), int(widths.min())
         self._kernels = np.zeros((2, 2), np.int64)
@@ -136,8 +134,10 @@ class GemmPlan:
         parts = *(bytes_a_step * self._round for bytes_a_step in shared), a_block, b_block, tile
         return Layout(*(round_up(int(part)) for part in parts), chosen.threads)
 
-    def _template(self) -> np.ndarray:
-        """The call record with everything filled in that a run does not change."""
+    @functools.cached_property
+    def template(self) -> np.ndarray:
+        """The call record with all that a run does not change; made, with the kernels compiled, on first use."""
+        self._find_kernels()
         call = np.zeros(len(FIELD), np.int64)
         chosen, layout = self.schedule, self.layout
         values = {

@@ -9,8 +9,15 @@ Memory: 0.    Cost: mb·oc·ic/g·oh·ow multiply-adds.
 
 from __future__ import annotations
 
-from numbaconv.lowering import YES, GemmCall, Lowering, Support
-from numbaconv.lowerings._matrices import A_PACKED, B_PACKED, pack_weights, products
+from numbaconv.lowering import THREADS, YES, Lowering, Support
+from numbaconv.lowerings._matrices import (
+    channels_by_pixels,
+    group,
+    multiply_weights,
+    pack_weights,
+    tap_major,
+    weights_call,
+)  # fmt: skip
 
 
 class Conv1x1(Lowering):
@@ -19,6 +26,7 @@ class Conv1x1(Lowering):
     name = "conv1x1"
     family = "1x1"
     paper = "Lin, Chen, Yan: Network in Network, arXiv 1312.4400 (2013)"
+    parameters = {"threads": THREADS}
 
     def supports(self, problem, request):
         if (problem.kh, problem.kw) != (1, 1):
@@ -28,15 +36,16 @@ class Conv1x1(Lowering):
         return YES
 
     def gemm_calls(self, problem, request):
-        p, pixels = problem, problem.oh * problem.ow
-        if p.layout == "nchw":
-            return [GemmCall(p.ocg, pixels, p.icg, p.mb * p.g, A_PACKED)]
-        return [GemmCall(pixels, p.ocg, p.icg, p.mb * p.g, B_PACKED)]
+        return [weights_call(problem, problem.oh * problem.ow, problem.icg, problem.mb * problem.g)]
 
     def prepare_weights(self, problem, request, w):
-        return pack_weights(problem, request, w.reshape(problem.g, problem.ocg, problem.icg), self.gemm_calls)
+        return pack_weights(problem, request, tap_major(problem, w), self.gemm_calls)
 
     def run(self, ctx, x, prepared, out):
-        products(
-            ctx, x[:, :, :: ctx.problem.sh, :: ctx.problem.sw][:, :, : out.shape[2], : out.shape[3]], prepared, out
-        )
+        p = ctx.problem
+        read = x[:, :, : (p.oh - 1) * p.sh + 1 : p.sh, : (p.ow - 1) * p.sw + 1 : p.sw]
+        for n in range(p.mb):
+            residual = None if ctx.residual is None else ctx.residual[n]
+            for g, weights in enumerate(prepared):
+                source = channels_by_pixels(group(p, read, g)[n])
+                multiply_weights(ctx, weights, source, g, out[n], residual)

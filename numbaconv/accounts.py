@@ -1,0 +1,70 @@
+"""The products of a lowering: which plans run them, and what scratch they need; declared and run from one place."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from numbaconv.gemm import GemmPlan, Operands, Schedule, gemm_plan
+from numbaconv.problem import ConvProblem
+from numbaconv.request import Request
+from numbaconv.workspace import ALIGNMENT, round_up
+
+
+@dataclass(frozen=True)
+class GemmCall:
+    """One product that a lowering issues: C (m x n) += A (m x k) · B (k x n), `count` times."""
+
+    m: int
+    n: int
+    k: int
+    count: int = 1
+    operands: Operands = Operands()  # noqa: RUF009 - frozen
+
+    @property
+    def macs(self) -> int:
+        return self.m * self.n * self.k * self.count
+
+    @property
+    def weights(self) -> tuple[int, int] | None:
+        """(output channels, terms of a sum) of the operand that is packed before; None where none is."""
+        if self.operands.a_packed:
+            return self.m, self.k
+        return (self.n, self.k) if self.operands.b_packed else None
+
+
+@functools.lru_cache(4096)
+def product_plan(m, n, k, dtype: str, threads: int, operands: Operands, fixed: Schedule | None) -> GemmPlan:
+    return gemm_plan(m, n, k, np.dtype(dtype), threads, operands, None, fixed)
+
+
+def plan_of(call: GemmCall, problem: ConvProblem, request: Request, fixed: Schedule | None = None) -> GemmPlan:
+    """The plan of a product; where an operand is packed, it keeps to what that was packed for, `fixed`."""
+    packed = call.operands.a_packed or call.operands.b_packed
+    kept = fixed if packed else None
+    return product_plan(call.m, call.n, call.k, problem.dtype, request.num_threads, call.operands, kept)
+
+
+def panels_of(calls: list[GemmCall], problem: ConvProblem | None, request: Request) -> int:
+    """Bytes of panels of the largest of some products; weights are packed for the first that uses their like."""
+    most = 0
+    for call in calls:
+        if call.macs and problem:
+            fixed = weights_plan(calls, *call.weights, problem, request).schedule if call.weights else None
+            most = max(most, plan_of(call, problem, request, fixed).panel_bytes)
+    return most
+
+
+def weights_plan(calls: list[GemmCall], channels: int, k: int, problem: ConvProblem, request: Request) -> GemmPlan:
+    """The plan that weights of so many output channels and so many terms are packed for: the first product's.
+
+    `calls` hold such a product, if only with a count of 0.
+    """
+    return plan_of(next(call for call in calls if call.weights == (channels, k)), problem, request)
+
+
+def arena_bytes(lowering_bytes: int, panel_bytes: int, slices: int = 8) -> int:
+    """What an arena must hold for both, each slice on a cache line of its own."""
+    return round_up(lowering_bytes + panel_bytes) + slices * ALIGNMENT
