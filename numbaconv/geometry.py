@@ -38,10 +38,22 @@ def reached(outputs, stride, tap, size):
 
 @compiled
 def tap_of(line, g):
-    """(channel, kernel row, kernel column) of row `line` of the patch matrix."""
-    s = line % g.kw
-    rest = line // g.kw
-    return rest // g.kh, rest % g.kh, s
+    """(kernel row, kernel column, channel) of row `line` of the patch matrix: all channels of a tap, then the next."""
+    tap = line // g.ic
+    r = tap // g.kw
+    return r, tap - r * g.kw, line - tap * g.ic
+
+
+@compiled
+def row_of(y, r, g):
+    """The input row that output row `y` reads through kernel row `r`; outside 0 ... ih - 1 is padding."""
+    return y * g.sh + r * g.dh - g.pad_top
+
+
+@compiled
+def column_of(z, s, g):
+    """The input column that output column `z` reads through kernel column `s`; outside 0 ... iw - 1 is padding."""
+    return z * g.sw + s * g.dw - g.pad_left
 
 
 @compiled

@@ -62,6 +62,8 @@ class Lowering:
         Where it comes from.
     devices : tuple of str
         ``"cpu"``, ``"cuda"``.
+    share_of_peak : float
+        Of the multiply-add peak, for the cost model: what its own loops reach where it issues no products.
     parameters : dict
         Parameters by name with their allowed values, the default first; ``int`` among them allows positive integers.
         ``Im2col(batching="image")`` and ``"im2col:batching=image"`` set them.
@@ -71,6 +73,7 @@ class Lowering:
     family: ClassVar[str]
     paper: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    share_of_peak: ClassVar[float] = 0.01
     parameters: ClassVar[dict[str, tuple]] = {}
     abstract: ClassVar[bool] = (
         True  # said of a class that only others derive from: ``class Mine(Lowering, abstract=True)``

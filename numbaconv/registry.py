@@ -29,8 +29,8 @@ def register(cls: type[Lowering]) -> type[Lowering]:
         When another class has the name. A class of the same name and module (a notebook cell run again) replaces
         its forerunner.
     """
-    if not (isinstance(cls, type) and issubclass(cls, Lowering)):
-        raise TypeError(f"register: expected a subclass of numbaconv.Lowering, got {cls!r}")
+    if not (isinstance(cls, type) and issubclass(cls, Lowering)) or cls.abstract:
+        raise TypeError(f"register: expected a subclass of numbaconv.Lowering that is not abstract, got {cls!r}")
     known = _classes.get(cls.name)
     if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
         raise ValueError(f"register: the name {cls.name!r} belongs to {known.__module__}.{known.__qualname__}")

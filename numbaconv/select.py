@@ -17,7 +17,6 @@ from numbaconv.request import Request
 
 PEAK = 120e9  # multiply-adds in flops/s a core, a typical vector core: only ratios matter for the choice
 BANDWIDTH = 12e9  # bytes/s
-SCALAR_PEAK = 0.8e9  # plain loops
 CALL_SECONDS = 10e-6  # one product's way through Python and the pool
 
 
@@ -66,7 +65,7 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
         lowering.lowering_bytes(part, division.request) * count for part, count in division.problems.items()
     )
     moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + 2 * rearranged
-    flops = (PEAK if calls else SCALAR_PEAK) * request.num_threads
+    flops = PEAK * (1.0 if calls else lowering.share_of_peak) * request.num_threads
     seconds = 2 * macs / flops + moved / (BANDWIDTH * request.num_threads)
     seconds += CALL_SECONDS * sum(call.count for call in calls)
     return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)

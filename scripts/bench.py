@@ -2,6 +2,7 @@
 
     python scripts/bench.py gemm --both --num-threads 1 2
     python scripts/bench.py micro
+    python scripts/bench.py patches --num-threads 1 2
     python scripts/bench.py conv --networks resnet50 --peers torch-cl ncnn --json results.json
     python scripts/bench.py conv --networks resnet50 --match kh3sh1 --algorithms im2col --peers
 
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from numbaconv import probes
-from numbaconv.bench import micro, ours, report, suites
+from numbaconv.bench import micro, ours, patches, report, suites
 from numbaconv.bench.conv_peers import CONV_PEERS
 from numbaconv.bench.peers import GEMM_PEERS, Peer, choose
 from numbaconv.errors import NumbaconvError
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     )
     kernels.set_defaults(run=run_micro)
 
+    copies = commands.add_parser("patches", parents=[common], help="im2col's copying, against the machine's")
+    copies.set_defaults(run=run_patches)
+
     conv = commands.add_parser("conv", parents=[common], help="convolutions")
     conv.add_argument("--networks", nargs="+", metavar="NAME", default=["alexnet", "vgg16", "resnet50"])
     conv.add_argument("--problems", nargs="+", metavar="DESCRIPTOR", help="these convolutions instead of networks")
@@ -95,6 +99,14 @@ def run_micro(options: argparse.Namespace) -> int:
     print(f"{'tile':<10} {'GFLOP/s, kc 128 in L1':>22} {'kc 384 from L2':>18} {'its share of the peak':>22}")
     for tile, shallow, deep, share in micro.measure():
         print(f"{tile:<10} {shallow:>22.1f} {deep:>18.1f} {share:>22.1%}")
+    return 0
+
+
+def run_patches(options: argparse.Namespace) -> int:
+    print(f"{'layer':<58} {'threads':>7} {'MB':>6} {'GB/s written':>13} {'of copy bandwidth':>18}")
+    for threads in options.num_threads or [default_threads()]:
+        for row in patches.measure(threads):
+            print(f"{row.layer:<58} {threads:>7} {row.size / 1e6:>6.0f} {row.gigabytes:>13.1f} {row.share:>18.1%}")
     return 0
 
 

@@ -10,7 +10,11 @@ from numbaconv.registry import lowerings, make_lowering
 from numbaconv.request import Request
 from numbaconv.select import check
 
-SPECS = [cls.name for cls in lowerings()] + ["im2col:batching=image", "im2col:batching=whole", "im2col:batching=2"]
+SPECS = [cls.name for cls in lowerings()] + [
+    "im2col:batching=whole", "im2col:batching=2", "im2col:batching=block", "im2row:threads=images", "mec:batching=whole",
+    "implicit-gemm:batching=image,threads=images", "kn2col:batching=whole", "kn2row-as:batching=2,threads=images",
+    "cct-type2:lower=kh,batching=whole", "conv1x1:batching=image", "indirect:batching=whole,threads=inner",
+]  # fmt: skip
 """Every lowering, and those of its parameters that change what it does."""
 
 
@@ -55,6 +59,9 @@ KINDS = {
     "even kernel": {"kh": 4, "kw": 2, "pad_top": 1, "pad_left": 1},
     "no images": {"mb": 0, "pad_top": 1},
     "deep": {"ic": 160, "ih": 7, "iw": 7, "oc": 40, "pad_top": 1, "pad_left": 1, "pad_bottom": 1, "pad_right": 1},
+    "patches": {"mb": 2, "ic": 6, "g": 2, "oc": 4, "kh": 3, "kw": 2, "sh": 3, "sw": 2},
+    "patches of sixteen columns": {"mb": 2, "ic": 5, "ih": 9, "iw": 50, "kh": 4, "kw": 16, "sh": 4, "sw": 16},
+    "bands of padding": {"ih": 2, "iw": 6, "pad_top": 7, "pad_bottom": 8, "mb": 2},
     "many pixels": {"ic": 2, "ih": 61, "iw": 67, "oc": 4, "mb": 2},
 }  # fmt: skip
 

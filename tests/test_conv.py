@@ -39,6 +39,7 @@ def test_every_lowering_on_every_kind_of_problem(rng, kind):
             assert_array_equal(got, finished, f"{spec} {layout} {dtype}, epilogue")
     assert {"reference", "im2col"} <= ran
     assert ("conv1x1" in ran) == (kind.startswith("1x1") and "pad" not in kind)
+    assert ("patchify" in ran) == kind.startswith(("patches", "1x1 on one pixel", "1x1 groups")) or kind == "1x1"
 
 
 def random_problem(rng):
@@ -159,11 +160,9 @@ def test_results_go_where_they_are_wanted_and_nowhere_else(rng, spec, p):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_result_over_the_input_or_the_residual(rng, spec):
-    p = (
-        problem(ic=5, oc=5, kh=1, kw=1)
-        if spec == "conv1x1"
-        else problem(ic=5, oc=5, pad_top=1, pad_left=1, pad_bottom=1, pad_right=1)
-    )
+    framed = {"ic": 5, "oc": 5, "pad_top": 1, "pad_left": 1, "pad_bottom": 1, "pad_right": 1}
+    same_size = problem(**framed), problem(ic=5, oc=5, kh=1, kw=1), problem(**framed, g=5)
+    p = next(p for p in same_size if runs(spec, p))
     w, bias = whole(rng, *p.weight_shape), whole(rng, 5)
     x, residual = whole(rng, *p.input_shape), whole(rng, *p.output_shape)
     wanted = oracle(p, x, w, bias, residual, "relu")

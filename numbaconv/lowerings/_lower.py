@@ -15,7 +15,7 @@ import numpy as np
 
 from numbaconv.gemm import Axis, Matrix, Source
 from numbaconv.gemm.copying import copy_run, copy_strided, fill_zero, transpose_block
-from numbaconv.geometry import pixel_of, reached
+from numbaconv.geometry import column_of, pixel_of, reached, row_of
 from numbaconv.jit import Native, native
 from numbaconv.lowerings._matrices import group
 from numbaconv.lowerings._patches import PATCHES, patch_source
@@ -23,7 +23,7 @@ from numbaconv.machine import detect
 from numbaconv.simd import invoke, load_i64, record_at
 from numbaconv.workspace import address_of
 
-ROWS_AT_ONCE = 8  # rows of taps written side by side: as many streams as a core's write buffers serve
+ROWS_AT_ONCE = 4  # rows of taps written side by side: as many streams as a core's write buffers serve
 SERIAL_BYTES = 128 << 10  # patches that one thread has written before another has begun
 
 WORK = np.dtype([(name, np.int64) for name in ("packer", "sources", "target", "size", "depth", "pixels", "lines",
@@ -109,9 +109,9 @@ def _write_channels(itemsize: int) -> Native:
             n, y, z = pixel_of(line % work.pixels, g)
             to = work.target + line * work.depth * itemsize
             for r in range(g.kh):
-                ih = y * g.sh + r * g.dh - g.pad_top
+                ih = row_of(y, r, g)
                 for s in range(g.kw):
-                    iw = z * g.sw + s * g.dw - g.pad_left
+                    iw = column_of(z, s, g)
                     if 0 <= ih < g.ih and 0 <= iw < g.iw:
                         place = g.x + (n * g.x_n + ih * g.x_h + iw * g.x_w) * itemsize
                         copy_run(itemsize, lanes, g.ic, place, to)
@@ -139,8 +139,7 @@ def _write_runs(itemsize: int) -> Native:
             run = min(end - line, g.ow - z)
             for tap in range(g.kh * g.kw):
                 r, s = tap // g.kw, tap % g.kw
-                ih = y * g.sh + r * g.dh - g.pad_top
-                shift = s * g.dw - g.pad_left
+                ih, shift = row_of(y, r, g), column_of(0, s, g)
                 low, high = reached(g.ow, g.sw, shift, g.iw)
                 low, high = min(max(low - z, 0), run), min(max(high - z, 0), run)
                 if ih < 0 or ih >= g.ih or low >= high:

@@ -20,7 +20,7 @@ import numpy as np
 
 from numbaconv.gemm import Source
 from numbaconv.gemm.copying import copy_strided, fill_zero
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, forward, pixel_of, reached
+from numbaconv.geometry import GEOMETRY, SIZES, STEPS, column_of, forward, pixel_of, reached, row_of, tap_of
 from numbaconv.jit import Native, native
 from numbaconv.lowerings._runs import MOST_STRIDE, copy_pixels, pointers, turn_pixels
 from numbaconv.machine import detect
@@ -95,18 +95,16 @@ def run_packer(itemsize: int, stride: int) -> Native:
         n_0, y_0, z_0 = pixel_of(first, g)
         k = p0
         while k < p0 + kc:
-            tap = k // g.ic
-            c = k - tap * g.ic
+            r, s, c = tap_of(k, g)
             channels = min(g.ic - c, p0 + kc - k)
-            r, s = tap // g.kw, tap % g.kw
-            shift = s * g.dw - g.pad_left
+            shift = column_of(0, s, g)
             low, high = reached(g.ow, g.sw, shift, g.iw)
             to_k = target + (k - p0) * width * itemsize
             n, y, z, x = n_0, y_0, z_0, 0
             while x < count:
                 panel = x // width * width
                 run = min(g.ow - z, count - x, panel + width - x)
-                ih = y * g.sh + r * g.dh - g.pad_top
+                ih = row_of(y, r, g)
                 begin, end = low - z, high - z
                 if ih < 0 or ih >= g.ih:
                     begin, end = 0, 0
@@ -140,14 +138,11 @@ def channel_packer(itemsize: int) -> Native:
             to_x = target + (panel * kc + x - panel) * itemsize
             k = p0
             while k < p0 + kc:
-                tap = k // g.ic
-                c = k - tap * g.ic
+                r, s, c = tap_of(k, g)
                 channels = min(g.ic - c, p0 + kc - k)
-                r, s = tap // g.kw, tap % g.kw
                 m, v, u = n, y, z
                 for i in range(pixels):
-                    ih = v * g.sh + r * g.dh - g.pad_top
-                    iw = u * g.sw + s * g.dw - g.pad_left
+                    ih, iw = row_of(v, r, g), column_of(u, s, g)
                     place = g.x + (m * g.x_n + c + ih * g.x_h + iw * g.x_w) * itemsize
                     store_i64(places + 8 * i, place if 0 <= ih < g.ih and 0 <= iw < g.iw else 0)
                     m, v, u = forward(m, v, u, 1, g)
@@ -174,14 +169,11 @@ def scalar_packer(itemsize: int) -> Native:
         if count % width:
             fill_zero(itemsize, lanes, kc * width, target + count // width * width * kc * itemsize)
         for k in range(p0, p0 + kc):
-            tap = k // g.ic
-            c = k - tap * g.ic
-            r, s = tap // g.kw, tap % g.kw
+            r, s, c = tap_of(k, g)
             n, y, z = pixel_of(first, g)
             for x in range(count):
                 panel = x // width * width
-                ih = y * g.sh + r * g.dh - g.pad_top
-                iw = z * g.sw + s * g.dw - g.pad_left
+                ih, iw = row_of(y, r, g), column_of(z, s, g)
                 to = target + (panel * kc + (k - p0) * width + x - panel) * itemsize
                 if 0 <= ih < g.ih and 0 <= iw < g.iw:
                     place = g.x + (n * g.x_n + c * g.x_c + ih * g.x_h + iw * g.x_w) * itemsize

@@ -1,7 +1,7 @@
 """1x1 convolutions: the input already is the patch matrix. No copy.
 
-    NCHW    out (oc x pixels)  =  W (oc x ic) · in (ic x pixels)          the packing reads the input where it lies,
-    NHWC    out (pixels x oc)  =  in (pixels x ic) · Wᵀ (ic x oc)         whatever the stride
+    NCHW    out (oc x pixels)  =  W (oc x ic) · in (ic x pixels)          packing reads the input where it lies,
+    NHWC    out (pixels x oc)  =  in (pixels x ic) · Wᵀ (ic x oc)         whatever the stride, a whole batch at once
 
 Paper: Lin, Chen, Yan, "Network in Network" (2013); Caffe skips im2col for them.
 Memory: 0.    Cost: mb·oc·ic/g·oh·ow multiply-adds.
@@ -9,15 +9,18 @@ Memory: 0.    Cost: mb·oc·ic/g·oh·ow multiply-adds.
 
 from __future__ import annotations
 
-from numbaconv.lowering import THREADS, YES, Lowering, Support
+from numbaconv.gemm.axes import UNBROKEN
+from numbaconv.lowering import YES, Lowering, Support
 from numbaconv.lowerings._matrices import (
     channels_by_pixels,
     group,
     multiply_weights,
     pack_weights,
+    pixel_axis,
     tap_major,
     weights_call,
-)  # fmt: skip
+)
+from numbaconv.lowerings._patches import patch_source
 
 
 class Conv1x1(Lowering):
@@ -26,7 +29,10 @@ class Conv1x1(Lowering):
     name = "conv1x1"
     family = "1x1"
     paper = "Lin, Chen, Yan: Network in Network, arXiv 1312.4400 (2013)"
-    parameters = {"threads": THREADS}
+    parameters = {
+        "batching": ("whole", "image", int),
+        "threads": ("inner", "images", "auto"),
+    }  # no buffer grows with it
 
     def supports(self, problem, request):
         if (problem.kh, problem.kw) != (1, 1):
@@ -36,16 +42,21 @@ class Conv1x1(Lowering):
         return YES
 
     def gemm_calls(self, problem, request):
-        return [weights_call(problem, problem.oh * problem.ow, problem.icg, problem.mb * problem.g)]
+        return [weights_call(problem, problem.mb * problem.oh * problem.ow, problem.icg, problem.g)]
 
     def prepare_weights(self, problem, request, w):
         return pack_weights(problem, request, tap_major(problem, w), self.gemm_calls)
 
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
-        read = x[:, :, : (p.oh - 1) * p.sh + 1 : p.sh, : (p.ow - 1) * p.sw + 1 : p.sw]
-        for n in range(p.mb):
-            residual = None if ctx.residual is None else ctx.residual[n]
-            for g, weights in enumerate(prepared):
-                source = channels_by_pixels(group(p, read, g)[n])
-                multiply_weights(ctx, weights, source, g, out[n], residual)
+        for g, weights in enumerate(prepared):
+            multiply_weights(ctx, weights, self._pixels(p, group(p, x, g)), g, out, ctx.residual)
+
+    @staticmethod
+    def _pixels(p, x):
+        """The pixels that are read, channels x pixels: a view where two levels describe them."""
+        if (p.sh, p.sw) == (1, 1):
+            read = x[:, :, : p.oh, : p.ow]
+            if p.mb == 1 or pixel_axis(read).inner == UNBROKEN:
+                return channels_by_pixels(read)
+        return patch_source(p, x)

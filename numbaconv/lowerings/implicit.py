@@ -13,7 +13,7 @@ Memory: 0 (GEMM's panels only).    Cost: mb·oc·ic/g·kh·kw·oh·ow multiply-a
 
 from __future__ import annotations
 
-from numbaconv.lowering import PARTS, Lowering
+from numbaconv.lowering import Lowering
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
 
@@ -24,7 +24,10 @@ class ImplicitGemm(Lowering):
     name = "implicit-gemm"
     family = "im2col"
     paper = "Chetlur et al.: cuDNN, arXiv 1410.0759 (2014); San Juan et al., arXiv 2005.06410 (2020)"
-    parameters = PARTS
+    parameters = {
+        "batching": ("whole", "image", int),
+        "threads": ("inner", "images", "auto"),
+    }  # no buffer grows with it
 
     def gemm_calls(self, problem, request):
         return [weights_call(problem, problem.mb * problem.oh * problem.ow, problem.K, problem.g)]

@@ -23,7 +23,7 @@ import numpy as np
 
 from numbaconv.gemm import Source
 from numbaconv.gemm.copying import copy_strided, fill_zero
-from numbaconv.geometry import GEOMETRY, geometry_of
+from numbaconv.geometry import GEOMETRY, column_of, geometry_of, row_of
 from numbaconv.jit import Native, native
 from numbaconv.lowering import PARTS, YES, Lowering, Support
 from numbaconv.lowerings._lower import lower_pixels
@@ -100,8 +100,7 @@ def _write_offsets(y, worker, address):
     for z in range(g.ow):
         row = g.table + (y * g.ow + z) * taps * 4
         for tap in range(taps):
-            ih = y * g.sh + tap // g.kw * g.dh - g.pad_top
-            iw = z * g.sw + tap % g.kw * g.dw - g.pad_left
+            ih, iw = row_of(y, tap // g.kw, g), column_of(z, tap % g.kw, g)
             inside = 0 <= ih < g.ih and 0 <= iw < g.iw
             store_i32(row + 4 * tap, np.int32(ih * g.x_h + iw * g.x_w) if inside else np.int32(-1))
 

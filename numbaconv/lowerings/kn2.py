@@ -107,17 +107,16 @@ class Kn2(Lowering, abstract=True):
         p, size = ctx.problem, ctx.problem.itemsize
         kind = operands(self.side, p.layout == "nchw")
         terms: list[list[Term]] = [[] for _ in range(p.mb)]
-        weights = iter(prepared)
-        for number, c in enumerate(classes(p)):
+        product = ctx.take("products", self.lowering_bytes(p, ctx.request) // size)
+        place, weights = address_of(product), iter(prepared)
+        for c in classes(p):
             channels, pixels = len(c.places) * p.ocg, p.mb * c.pixels
-            product = ctx.take(f"class {number}", p.g * channels * pixels)
             for g in range(p.g):
                 packed = next(weights)
                 if not c.reaching:
                     continue
                 source = patch_source(p, group(p, x, g), kh=1, kw=1, pad_top=-c.top, pad_left=-c.left,
                                       oh=c.rows, ow=c.columns)  # fmt: skip
-                place = address_of(product) + g * channels * pixels * size
                 k_step, step = (pixels * size, size) if self.side == "a" else (size, channels * size)
                 target = Matrix(place, Axis(k_step), Axis(step), product)
                 if self.side == "a":
@@ -132,6 +131,7 @@ class Kn2(Lowering, abstract=True):
                         pixel = n * c.pixels + row * c.columns + column
                         terms[n].append(Term(place + first * k_step + pixel * step, k_step, c.columns * step, step,
                                              g * p.ocg, (g + 1) * p.ocg, *tap.rows, *tap.columns))  # fmt: skip
+                place += channels * pixels * size
         for n in range(p.mb):
             lift(ctx, out[n], terms[n], None if ctx.residual is None else ctx.residual[n])
 

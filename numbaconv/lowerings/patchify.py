@@ -12,7 +12,7 @@ Memory: 0.    Cost: mb·oc·ic/g·kh·kw·oh·ow multiply-adds.
 from __future__ import annotations
 
 from numbaconv.gemm import Axis, Matrix
-from numbaconv.lowering import THREADS, YES, Lowering, Support
+from numbaconv.lowering import YES, Lowering, Support
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
 from numbaconv.workspace import address_of
@@ -24,7 +24,10 @@ class Patchify(Lowering):
     name = "patchify"
     family = "1x1"
     paper = "Dosovitskiy et al.: arXiv 2010.11929 (2020)"
-    parameters = {"threads": THREADS}
+    parameters = {
+        "batching": ("whole", "image", int),
+        "threads": ("inner", "images", "auto"),
+    }  # no buffer grows with it
 
     def supports(self, problem, request):
         p = problem
@@ -37,25 +40,23 @@ class Patchify(Lowering):
         return YES
 
     def gemm_calls(self, problem, request):
-        return [weights_call(problem, problem.oh * problem.ow, problem.K, problem.mb * problem.g)]
+        return [weights_call(problem, problem.mb * problem.oh * problem.ow, problem.K, problem.g)]
 
     def prepare_weights(self, problem, request, w):
         return pack_weights(problem, request, tap_major(problem, w), self.gemm_calls)
 
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
-        for n in range(p.mb):
-            residual = None if ctx.residual is None else ctx.residual[n]
-            for g, weights in enumerate(prepared):
-                multiply_weights(ctx, weights, self._patches(p, group(p, x, g)[n : n + 1]), g, out[n], residual)
+        for g, weights in enumerate(prepared):
+            multiply_weights(ctx, weights, self._patches(p, group(p, x, g)), g, out, ctx.residual)
 
     @staticmethod
-    def _patches(p, image):
-        """An image's patches, K x P: a view where channels are the innermost axis and follow one another."""
-        _, x_c, x_h, x_w = image.strides
+    def _patches(p, x):
+        """The patches, K x P: of one image a view, where channels are the innermost axis and follow one another."""
+        _, x_c, x_h, x_w = x.strides
         size = p.itemsize
-        if p.layout == "nhwc" and p.g == 1 and (x_c, x_w) == (size, p.ic * size):
+        if p.mb == p.g == 1 and (x_c, x_w) == (size, p.ic * size):
             terms = Axis(size, p.kw * p.ic, x_h) if p.kh > 1 else Axis(size)
             pixels = Axis(p.sw * x_w, p.ow, p.sh * x_h) if p.oh > 1 else Axis(p.sw * x_w)
-            return Matrix(address_of(image), terms, pixels, image)
-        return patch_source(p, image)
+            return Matrix(address_of(x), terms, pixels, x)
+        return patch_source(p, x)
