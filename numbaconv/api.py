@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from numbaconv.arrays import bias_array, host_array, run_plan
 from numbaconv.errors import DeviceUnavailable, ShapeError
 from numbaconv.jit import build_key, cache_directory
 from numbaconv.layouts import LAYOUTS
-from numbaconv.lowering import Lowering
+from numbaconv.lowering import GemmCall, Lowering
 from numbaconv.machine import default_threads, detect
 from numbaconv.plan import Handle, Plan, make_plan
 from numbaconv.problem import ConvProblem
@@ -22,6 +23,10 @@ from numbaconv.products import check_device, threads_for
 from numbaconv.registry import broken
 from numbaconv.request import Epilogue, Request
 from numbaconv.select import Candidate, candidates
+
+LINE = 120
+"""Columns of an explanation's table, as far as names allow."""
+SHOWN_PRODUCTS = 3
 
 
 def conv2d(
@@ -173,7 +178,10 @@ def as_problem(problem: ConvProblem | str) -> ConvProblem:
 
 @dataclass(frozen=True)
 class Row:
-    """What ``explain`` says of one lowering: ``runs``, ``reason`` when not, bytes, multiply-adds, predicted seconds."""
+    """What ``explain`` says of one lowering: ``runs``, ``reason`` when not, bytes, multiply-adds, predicted seconds.
+
+    ``waste`` is its multiply-adds beyond the direct method's, as a part of those; negative where some are saved.
+    """
 
     name: str
     runs: bool
@@ -182,11 +190,20 @@ class Row:
     panel_bytes: int
     macs: int
     seconds: float
-    gemm_calls: tuple = ()
+    gemm_calls: tuple[GemmCall, ...] = ()
+    bytes_moved: int = 0
+    waste: float = 0.0
 
     @property
     def workspace_bytes(self) -> int:
         return self.lowering_bytes + self.panel_bytes
+
+    @property
+    def products(self) -> str:
+        """Its products in words: the first three, and how many other kinds there are."""
+        kinds = [f"{c.count} of {c.m} x {c.k} x {c.n}" for c in self.gemm_calls]
+        more = [f"... {len(kinds) - SHOWN_PRODUCTS} more"] if len(kinds) > SHOWN_PRODUCTS else []
+        return ", ".join([*kinds[:SHOWN_PRODUCTS], *more]) or "none"
 
 
 @dataclass(frozen=True)
@@ -201,18 +218,27 @@ class Explanation:
 
     def __str__(self) -> str:
         p = self.problem
-        lines = [f"{p}   {p.macs / 1e6:.1f} M multiply-adds, {self.request.num_threads} thread(s), auto: {self.chosen}"]
-        lines.append(
-            f"{'lowering':<14} {'lowered':>12} {'panels':>12} {'M macs':>9} {'predicted':>10}  products m x k x n"
-        )
+        width = max(len(name) for name in ("lowering", *(row.name for row in self.rows)))
+        lines = [
+            f"{p}   {p.macs / 1e6:.1f} M multiply-adds, {self.request.num_threads} thread(s), auto: {self.chosen}",
+            f"{'lowering':<{width}} {'lowered':>12} {'panels':>11} {'moved':>13} {'M macs':>9} {'waste':>7} "
+            f"{'predicted':>11}  products m x k x n",
+        ]
         for row in self.rows:
             if not row.runs:
-                lines.append(f"{row.name:<14} refused: {row.reason}")
+                lines += _folded(f"{row.name:<{width}} refused: ", row.reason)
                 continue
-            calls = ", ".join(f"{c.count} of {c.m} x {c.k} x {c.n}" for c in row.gemm_calls) or "none"
-            lines.append(f"{row.name:<14} {row.lowering_bytes:>12,} {row.panel_bytes:>12,} {row.macs / 1e6:>9.1f} "
-                         f"{row.seconds * 1e3:>7.2f} ms  {calls}")  # fmt: skip
+            numbers = (f"{row.name:<{width}} {row.lowering_bytes:>12,} {row.panel_bytes:>11,} {row.bytes_moved:>13,} "
+                       f"{row.macs / 1e6:>9.1f} {row.waste:>7.1%} {row.seconds * 1e3:>8.2f} ms  ")  # fmt: skip
+            lines += _folded(numbers, row.products.replace(" ", "\xa0").replace(",\xa0", ", "))
         return "\n".join([*lines, *self.notes])
+
+
+def _folded(first: str, text: str) -> list[str]:
+    """`text` behind `first`, in lines of at most ``LINE`` characters; no-break spaces hold words together."""
+    indent = " " * len(first)
+    lines = textwrap.wrap(text, LINE, initial_indent=first, subsequent_indent=indent, break_long_words=False)
+    return [line.replace("\xa0", " ") for line in lines]
 
 
 def explain(
@@ -235,7 +261,7 @@ def explain(
     problem = as_problem(problem)
     request = make_request(device, num_threads, precision, accuracy, max_workspace, None, Epilogue())
     answers = candidates(problem, request)
-    rows = tuple(_row(answer, problem, request) for answer in answers)
+    rows = tuple(_row(answer, problem) for answer in answers)
     fitting = [r for r in rows if r.runs and (max_workspace is None or r.workspace_bytes <= max_workspace)]
     notes = [f"plug-in {name} is broken: {error}" for name, error in broken.items()]
     if precision != "highest":
@@ -243,10 +269,11 @@ def explain(
     return Explanation(problem, request, fitting[0].name if fitting else "none", rows, tuple(notes))
 
 
-def _row(answer: Candidate, problem: ConvProblem, request: Request) -> Row:
-    calls = tuple(answer.lowering.gemm_calls(problem, request)) if answer.support else ()
+def _row(answer: Candidate, problem: ConvProblem) -> Row:
+    calls = tuple(answer.division.gemm_calls(answer.lowering)) if answer.support else ()
+    waste = answer.macs / problem.macs - 1 if answer.macs and problem.macs else 0.0
     return Row(answer.lowering.name, bool(answer.support), answer.support.reason, answer.lowering_bytes,
-               answer.panel_bytes, answer.macs, answer.seconds, calls)  # fmt: skip
+               answer.panel_bytes, answer.macs, answer.seconds, calls, answer.bytes_moved, waste)  # fmt: skip
 
 
 def cuda_available() -> bool:
