@@ -62,8 +62,6 @@ class Lowering:
         Where it comes from.
     devices : tuple of str
         ``"cpu"``, ``"cuda"``.
-    share_of_peak : float
-        Of the multiply-add peak, for the cost model: what its own loops reach where it issues no products.
     parameters : dict
         Parameters by name with their allowed values, the default first; ``int`` among them allows positive integers.
         ``Im2col(batching="image")`` and ``"im2col:batching=image"`` set them.
@@ -73,7 +71,6 @@ class Lowering:
     family: ClassVar[str]
     paper: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
-    share_of_peak: ClassVar[float] = 0.01
     parameters: ClassVar[dict[str, tuple]] = {}
     abstract: ClassVar[bool] = (
         True  # said of a class that only others derive from: ``class Mine(Lowering, abstract=True)``
@@ -147,6 +144,14 @@ class Lowering:
     def gemm_calls(self, problem: ConvProblem, request: Request) -> list[GemmCall]:
         """The products that ``run`` issues; the cost model and ``explain`` read them."""
         return []
+
+    def rearranged_bytes(self, problem: ConvProblem, request: Request) -> int:
+        """Bytes written and read again on the way, for ``explain`` and the cost model."""
+        return 2 * self.lowering_bytes(problem, request)
+
+    def share_of_peak(self, problem: ConvProblem) -> float:
+        """Of the multiply-add peak, for the cost model: what its own loops reach, where it issues no products."""
+        return 0.01
 
     def panel_bytes(self, problem: ConvProblem, request: Request) -> int:
         """Bytes of GEMM's packed panels during ``run``: those of the largest of ``gemm_calls``."""

@@ -1,13 +1,15 @@
 """``algorithm="auto"``: predict each lowering's time from its products and bytes, take the fastest that is allowed.
 
-time  =  products, as their schedules count cycles  +  rearranged data written and read / bandwidth  +  hand-overs
+time  =  products, as their schedules count cycles; or multiply-adds over the share of the peak that a lowering's own
+         loops reach  +  rearranged data written and read, and operands once, over bandwidth  +  hand-overs
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from numbaconv.accounts import GemmCall, plan_of
 from numbaconv.division import Division, divide, undivided
 from numbaconv.errors import UnsupportedProblem, WorkspaceExceeded
 from numbaconv.lowering import Lowering, Support
@@ -62,13 +64,22 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
     calls = division.gemm_calls(lowering)
     macs = sum(call.macs for call in calls) or problem.macs
     rearranged = sum(
-        lowering.lowering_bytes(part, division.request) * count for part, count in division.problems.items()
+        lowering.rearranged_bytes(part, division.request) * count for part, count in division.problems.items()
     )
-    moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + 2 * rearranged
-    flops = PEAK * (1.0 if calls else lowering.share_of_peak) * request.num_threads
-    seconds = 2 * macs / flops + moved / (BANDWIDTH * request.num_threads)
-    seconds += CALL_SECONDS * sum(call.count for call in calls)
+    moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + rearranged
+    flops = PEAK * request.num_threads
+    if calls:
+        seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / flops
+    else:
+        seconds = 2 * macs / lowering.share_of_peak(problem) / flops
+    seconds += moved / (BANDWIDTH * request.num_threads) + CALL_SECONDS * max(1, sum(call.count for call in calls))
     return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)
+
+
+def _slots(call: GemmCall, problem: ConvProblem, request: Request) -> float:
+    """Operations that one core could do in the time of a product, as its schedule counts cycles."""
+    plan = plan_of(replace(call, count=1), problem, request)
+    return plan.schedule.cycles * 4 * plan.lanes
 
 
 def candidates(problem: ConvProblem, request: Request) -> list[Candidate]:

@@ -91,7 +91,7 @@ def test_alexnet_in_a_process_of_its_own(tmp_path):
     names = [f"conv{n}" for n in range(1, 6)] + [f"fc{n}" for n in range(6, 9)]
     rows = table_of(run.stdout, "layer")
     assert [row[0] for row in rows] == [*names, "all convolutions", "all fully connected", "all layers"]
-    assert "conv1: im2col by " in run.stdout
+    assert "conv1: direct without products" in run.stdout
     assert "89 % on a CPU, 95 % on a GPU" in run.stdout
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["context"]["threads"] == 2
@@ -435,7 +435,7 @@ def test_explain(tmp_path):
     assert rows["conv1x1"]["seconds"] is None
     assert rows["im2col"]["gemm_calls"] == [{"m": 8, "n": 49, "k": 36, "count": 1}]
     assert written["chosen"] in rows
-    assert "auto: reference" in works("explain", SMALL, "--max-workspace", 0)
+    assert "auto: direct" in works("explain", SMALL, "--max-workspace", 0)
 
 
 def test_info(monkeypatch, tmp_path):

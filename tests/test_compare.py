@@ -28,7 +28,7 @@ SMALL = "mb1ic4ih9oc8oh7kh3ph0"
 ONE_PIXEL = "mb2ic4ih9oc8kh1"
 
 
-class Wrong(nc.Lowering, abstract=True):
+class Wrong(nc.Lowering):
     """Right but for one element, from the run `at` on."""
 
     name, family, paper = "wrong", "test", "none"
@@ -41,11 +41,11 @@ class Wrong(nc.Lowering, abstract=True):
             out[0, -1, -1, -1] += 0.01
 
 
-class WrongLater(Wrong, abstract=True):
+class WrongLater(Wrong):
     name, at = "wrong-later", 2
 
 
-class WrongAtOnePixel(nc.Lowering, abstract=True):
+class WrongAtOnePixel(nc.Lowering):
     name, family, paper = "wrong-1x1", "test", "none"
 
     def run(self, ctx, x, prepared, out):
@@ -54,14 +54,14 @@ class WrongAtOnePixel(nc.Lowering, abstract=True):
             out[0, 0, 0, 0] = np.nan
 
 
-class Failing(nc.Lowering, abstract=True):
+class Failing(nc.Lowering):
     name, family, paper = "failing", "test", "none"
 
     def run(self, ctx, x, prepared, out):
         ctx.take("more than declared", (1000,))
 
 
-class Slow(nc.Lowering, abstract=True):
+class Slow(nc.Lowering):
     """`reference`, with scratch that it declares and does not take."""
 
     name, family, paper = "slow", "test", "none"
@@ -408,7 +408,7 @@ def test_pictures_are_written(clocked, tmp_path):
 # --------------------------------------------------------------------------------------------------------- explain
 
 
-class Wasteful(nc.Lowering, abstract=True):
+class Wasteful(nc.Lowering):
     """Five kinds of products, half as many multiply-adds again as the direct method has."""
 
     name, family, paper = "wasteful", "test", "none"

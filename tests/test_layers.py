@@ -58,8 +58,8 @@ def test_what_a_layer_says_of_itself(arrays):
     assert layer.prepared_bytes == handle.prepare(w, bias).prepared_bytes >= w.nbytes
     assert set(layer.stage_times) == {"lower", "multiply", "lift"}
     assert layer.stage_times["multiply"] > 0
-    chosen = nc.Conv2d(64, 48, 1)
-    chosen(np.zeros((1, 64, 30, 30), np.float32))
+    chosen = nc.Conv2d(24, 144, 1)
+    chosen(np.zeros((1, 24, 56, 56), np.float32))
     assert chosen.algorithm == "conv1x1"
 
 
@@ -199,7 +199,7 @@ def test_the_workspace_of_a_layer_is_limited(arrays):
     x, w, _ = arrays
     layer = nc.Conv2d.from_arrays(w, None, (2, 1), 1, max_workspace=0)
     layer(x)
-    assert layer.algorithm == "reference"
+    assert layer.workspace_bytes == 0
     with pytest.raises(nc.WorkspaceExceeded):
         nc.Conv2d.from_arrays(w, None, (2, 1), 1, max_workspace=10, algorithm="im2col")(x)
 

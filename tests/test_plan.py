@@ -161,8 +161,10 @@ def test_auto_stays_within_the_workspace():
     for limit in (0, 10_000, 10_000_000):
         handle = nc.plan(p, max_workspace=limit)
         assert handle.workspace_bytes <= limit
-    assert nc.plan(p, max_workspace=0).algorithm == "reference"
-    assert nc.plan(p).algorithm == "implicit-gemm"
+    assert nc.plan(p, max_workspace=0).workspace_bytes == 0
+    assert nc.plan(p).algorithm == "direct"
+    depthwise = nc.ConvProblem.parse("g64mb1ic64ih56oc64oh56kh3ph1")
+    assert nc.plan(depthwise).algorithm == "depthwise"
 
 
 # ------------------------------------------------------------------------------------------------------ plan, explain
@@ -227,7 +229,7 @@ def test_explain_says_who_runs_and_why_others_do_not():
     assert "refused: the kernel is 3x3" in text
     assert all(name in text for name in rows)
     limited = nc.explain(str(p), max_workspace=0)
-    assert limited.chosen == "reference"
+    assert limited.chosen == "direct"
     assert nc.explain(problem(id=4, kd=2)).chosen == "none"
     assert "float32 runs" in str(nc.explain(p, precision="high"))
 

@@ -7,7 +7,7 @@ compared for vectors along n and along m (the product computed transposed) and e
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -42,10 +42,11 @@ class Schedule:
     threads: int
     lanes: int
     direct: bool = False  # the kernel's A is read where it lies
+    cycles: float = field(default=0.0, compare=False)  # what one core should take
 
     def __post_init__(self):
         # Computed once: schedules are part of the key of every call's plan.
-        object.__setattr__(self, "_hash", hash(tuple(getattr(self, field.name) for field in fields(self))))
+        object.__setattr__(self, "_hash", hash(tuple(getattr(self, part.name) for part in fields(self) if part.compare)))
 
     def __hash__(self) -> int:
         return self._hash
@@ -133,7 +134,7 @@ def schedule(
         cycles += 0 if a.packed or direct else rows * k * (TRANSPOSE_CYCLES if a.along_k else COPY_CYCLES)
         cycles += 0 if b.packed else columns * k * (TRANSPOSE_CYCLES if b.along_k else COPY_CYCLES)
         if cycles < best_cycles:
-            plan = Schedule(swap, chosen, a_starts, b_starts, 1, 1, a.packed, b.packed, threads, lanes, direct)
+            plan = Schedule(swap, chosen, a_starts, b_starts, 1, 1, a.packed, b.packed, threads, lanes, direct, cycles)
             best, best_cycles = plan, cycles
     return _with_tasks(best, dtype.itemsize)
 

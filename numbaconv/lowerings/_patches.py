@@ -22,7 +22,7 @@ from numbaconv.gemm import Source
 from numbaconv.gemm.copying import copy_strided, fill_zero
 from numbaconv.geometry import GEOMETRY, SIZES, STEPS, column_of, forward, pixel_of, reached, row_of, tap_of
 from numbaconv.jit import Native, native
-from numbaconv.lowerings._runs import MOST_STRIDE, copy_pixels, pointers, turn_pixels
+from numbaconv.lowerings._runs import MOST_STRIDE, PLACE, copy_pixels, places, turn_pixels
 from numbaconv.machine import detect
 from numbaconv.simd import record_at, store_i64
 from numbaconv.workspace import address_of
@@ -106,9 +106,9 @@ def run_packer(itemsize: int, stride: int) -> Native:
                 run = min(g.ow - z, count - x, panel + width - x)
                 ih = row_of(y, r, g)
                 begin, end = low - z, high - z
-                if ih < 0 or ih >= g.ih:
-                    begin, end = 0, 0
                 place = g.x + (n * g.x_n + c * g.x_c + ih * g.x_h + z * g.sw + shift) * itemsize
+                if ih < 0 or ih >= g.ih:
+                    begin, end, place = 0, 0, g.x
                 to = to_k + (panel * kc + x - panel) * itemsize
                 copy_pixels(itemsize, lanes, stride, channels, begin, end, run, place, g.x_c * itemsize,
                             to, width * itemsize)  # fmt: skip
@@ -121,7 +121,7 @@ def run_packer(itemsize: int, stride: int) -> Native:
 
 @functools.cache
 def channel_packer(itemsize: int) -> Native:
-    """For images whose channels of a pixel are contiguous."""
+    """For images whose channels of a pixel are contiguous; where pixels follow one another, whole kernel rows are."""
     lanes = detect().vector_bits // (8 * itemsize)
 
     @native
@@ -129,7 +129,9 @@ def channel_packer(itemsize: int) -> Native:
         g = record_at(source, PATCHES)
         if count % width:
             fill_zero(itemsize, lanes, kc * width, target + count // width * width * kc * itemsize)
-        places = pointers(lanes)
+        taps = g.kw if g.dw == 1 and g.x_w == g.ic else 1  # side by side in memory
+        span = taps * g.ic
+        table = places(lanes)
         n, y, z = pixel_of(first, g)
         x = 0
         while x < count:
@@ -139,18 +141,24 @@ def channel_packer(itemsize: int) -> Native:
             k = p0
             while k < p0 + kc:
                 r, s, c = tap_of(k, g)
-                channels = min(g.ic - c, p0 + kc - k)
+                s -= s % taps
+                begin = k - (r * g.kw + s) * g.ic
+                run = min(span - begin, p0 + kc - k)
                 m, v, u = n, y, z
                 for i in range(pixels):
                     ih, iw = row_of(v, r, g), column_of(u, s, g)
-                    place = g.x + (m * g.x_n + c + ih * g.x_h + iw * g.x_w) * itemsize
-                    store_i64(places + 8 * i, place if 0 <= ih < g.ih and 0 <= iw < g.iw else 0)
+                    low, high = max(0, -iw), min(taps, g.iw - iw)
+                    if ih < 0 or ih >= g.ih:
+                        low, high = 0, 0
+                    store_i64(table + PLACE * i, g.x + (m * g.x_n + ih * g.x_h + iw * g.x_w) * itemsize)
+                    store_i64(table + PLACE * i + 8, low * g.ic)
+                    store_i64(table + PLACE * i + 16, high * g.ic)
                     m, v, u = forward(m, v, u, 1, g)
                 to = to_x + (k - p0) * width * itemsize
-                for b in range(0, channels, lanes):
-                    turn_pixels(itemsize, lanes, pixels, min(lanes, channels - b), places, b * itemsize,
+                for b in range(0, run, lanes):
+                    turn_pixels(itemsize, lanes, pixels, begin + b, min(lanes, run - b), table,
                                 to + b * width * itemsize, width * itemsize)  # fmt: skip
-                k += channels
+                k += run
             for _ in range(pixels):
                 n, y, z = forward(n, y, z, 1, g)
             x += pixels

@@ -101,51 +101,57 @@ def copy_pixels(
     ), codegen  # fmt: skip
 
 
+PLACE = 24
+"""Bytes of a pixel in the table of ``turn_pixels``: an address, and the elements [low, high) that exist there."""
+
+
 @intrinsic(prefer_literal=True)
-def pointers(typingctx, lanes):
-    """Room for `lanes` addresses on the stack; the address of the first."""
+def places(typingctx, lanes):
+    """Room on the stack for a table of `lanes` pixels; its address."""
 
     def codegen(context, builder, signature, args):
-        cells = cgutils.alloca_once(builder, I64, size=lanes.literal_value)
+        cells = cgutils.alloca_once(builder, I64, size=lanes.literal_value * PLACE // 8)
         return builder.ptrtoint(cells, I64)
 
     return types.int64(lanes), codegen
 
 
 @intrinsic(prefer_literal=True)
-def turn_pixels(typingctx, itemsize, lanes, pixels, count, places, offset, target, target_step):
-    """Transpose: `count` channels of at most `lanes` pixels become `count` rows of `pixels` elements.
+def turn_pixels(typingctx, itemsize, lanes, pixels, first, count, table, target, target_step):
+    """Transpose: `count` elements, from the `first` on, of at most `lanes` pixels become `count` rows of `pixels`.
 
-    `places` is the address of a table of `lanes` addresses, one a pixel; the channels of a pixel are contiguous from
-    `offset` bytes on. A pixel whose address is 0 is padding: zeros. At most `lanes` channels at a time.
+    `table` says of each pixel where its elements lie, one after another, and which of them exist; the others are
+    padding, become zeros and are not read. At most `lanes` elements at a time.
     """
 
     def codegen(context, builder, signature, args):
-        pixels, count, places, offset, target, target_step = args[2:]
+        pixels, first, count, table, target, target_step = args[2:]
         v = Lanes(builder, itemsize.literal_value, lanes.literal_value)
-        table = builder.inttoptr(places, I64.as_pointer())
+        table = builder.inttoptr(table, I64.as_pointer())
         target = v.pointer(target)
         nothing = ir.Constant(v.mask, [0] * v.lanes)
-        reading, writing = v.first(count), v.first(pixels)
+        offset = builder.mul(first, const(v.itemsize))
         values = []
         for i in range(v.lanes):
-            place = builder.load(builder.gep(table, [const(i)]))
-            exists = builder.and_(
-                builder.icmp_signed("<", const(i), pixels), builder.icmp_signed("!=", place, const(0))
-            )  # fmt: skip
-            at = v.at(v.pointer(place), offset)
-            values.append(v.masked_load(at, builder.select(exists, reading, nothing)))
-        rows = v.transpose(values)
+            place, low, high = (builder.load(builder.gep(table, [const(3 * i + j)])) for j in range(3))
+            high = builder.sub(high, first)
+            high = builder.select(builder.icmp_signed("<", high, count), high, count)
+            low = builder.sub(low, first)
+            exists = builder.and_(builder.icmp_signed("<", const(i), pixels), builder.icmp_signed("<", low, high))
+            # A load of no lanes is slow where the address is not mapped: the table always is.
+            at = builder.select(exists, v.at(v.pointer(place), offset), v.pointer(args[5]))
+            values.append(v.masked_load(at, builder.select(exists, v.between(low, high), nothing)))
+        rows, writing = v.transpose(values), v.first(pixels)
         whole = builder.icmp_signed("==", count, const(v.lanes))
-        places_to = [v.at(target, builder.mul(target_step, const(i))) for i in range(v.lanes)]
+        rows_to = [v.at(target, builder.mul(target_step, const(i))) for i in range(v.lanes)]
         with builder.if_else(whole) as (all_rows, some_rows):
             with all_rows:
-                for value, to in zip(rows, places_to, strict=True):
+                for value, to in zip(rows, rows_to, strict=True):
                     v.masked_store(value, to, writing)
             with some_rows:
-                for i, (value, to) in enumerate(zip(rows, places_to, strict=True)):
+                for i, (value, to) in enumerate(zip(rows, rows_to, strict=True)):
                     exists = builder.icmp_signed("<", const(i), count)
                     v.masked_store(value, to, builder.select(exists, writing, nothing))
         return context.get_dummy_value()
 
-    return types.void(itemsize, lanes, pixels, count, places, offset, target, target_step), codegen
+    return types.void(itemsize, lanes, pixels, first, count, table, target, target_step), codegen

@@ -29,7 +29,7 @@ from numbaconv.lowering import PARTS, YES, Lowering, Support
 from numbaconv.lowerings._lower import lower_pixels
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
-from numbaconv.lowerings._runs import pointers, turn_pixels
+from numbaconv.lowerings._runs import PLACE, places, turn_pixels
 from numbaconv.machine import detect
 from numbaconv.simd import load_i32, record_at, store_i32, store_i64
 from numbaconv.workspace import address_of
@@ -115,7 +115,7 @@ def offset_packer(itemsize: int) -> Native:
         g = record_at(source, OFFSETS)
         if count % width:
             fill_zero(itemsize, lanes, kc * width, target + count // width * width * kc * itemsize)
-        places = pointers(lanes)
+        table = places(lanes)
         x = 0
         while x < count:
             panel = x // width * width
@@ -131,7 +131,9 @@ def offset_packer(itemsize: int) -> Native:
                     n, pixel = (first + x + i) // g.image, (first + x + i) % g.image
                     offset = load_i32(g.table + (pixel * g.taps + tap) * 4)
                     place = g.x + (n * g.x_n + offset + c * g.x_c) * itemsize
-                    store_i64(places + 8 * i, place if offset >= 0 else 0)
+                    store_i64(table + PLACE * i, place)
+                    store_i64(table + PLACE * i + 8, 0)
+                    store_i64(table + PLACE * i + 16, channels if offset >= 0 else 0)
                     if g.x_c != 1:
                         for b in range(channels):
                             there = to + (b * width + i) * itemsize
@@ -141,7 +143,7 @@ def offset_packer(itemsize: int) -> Native:
                                 fill_zero(itemsize, lanes, 1, there)
                 if g.x_c == 1:
                     for b in range(0, channels, lanes):
-                        turn_pixels(itemsize, lanes, pixels, min(lanes, channels - b), places, b * itemsize,
+                        turn_pixels(itemsize, lanes, pixels, b, min(lanes, channels - b), table,
                                     to + b * width * itemsize, width * itemsize)  # fmt: skip
                 k += channels
             x += pixels

@@ -113,6 +113,10 @@ class ShiftAdd(TapByTap, abstract=True):
     def lowering_bytes(self, problem, request):
         return problem.mb * problem.oc * max((t.pixels for t in self.rectangles(problem)), default=0) * problem.itemsize
 
+    def rearranged_bytes(self, problem, request):
+        """Every tap's product goes through the buffer, and is added to what the output holds."""
+        return 4 * problem.mb * problem.oc * sum(tap.pixels for tap in self.rectangles(problem)) * problem.itemsize
+
     def gemm_calls(self, problem, request):
         return self.calls_of(problem, problem.mb, problem.g)
 
