@@ -11,7 +11,8 @@ from numbaconv.request import Request
 from numbaconv.select import check
 
 SPECS = [cls.name for cls in lowerings()] + [
-    "im2col:batching=whole", "im2col:batching=2", "im2col:batching=block", "im2row:threads=images", "mec:batching=whole",
+    "im2col:batching=whole", "im2col:batching=2", "im2col:batching=block", "im2row:threads=images",
+    "mec:batching=whole",
     "implicit-gemm:batching=image,threads=images", "kn2col:batching=whole", "kn2row-as:batching=2,threads=images",
     "cct-type2:lower=kh,batching=whole", "conv1x1:batching=image", "indirect:batching=whole,threads=inner",
 ]  # fmt: skip

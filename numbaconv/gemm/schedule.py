@@ -46,7 +46,9 @@ class Schedule:
 
     def __post_init__(self):
         # Computed once: schedules are part of the key of every call's plan.
-        object.__setattr__(self, "_hash", hash(tuple(getattr(self, part.name) for part in fields(self) if part.compare)))
+        object.__setattr__(
+            self, "_hash", hash(tuple(getattr(self, part.name) for part in fields(self) if part.compare))
+        )
 
     def __hash__(self) -> int:
         return self._hash

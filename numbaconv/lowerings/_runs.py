@@ -58,18 +58,22 @@ def copy_pixels(
             left = builder.sub(count, first)
             from_ = v.at(source, builder.mul(first, const(step * v.itemsize)))
             to = v.at(target, builder.mul(first, const(v.itemsize)))
+            # Whole vectors are read plainly; with a stride, where another pixel follows: they reach almost up to it.
             inside = builder.and_(
-                builder.icmp_signed("<=", here, const(0)), builder.icmp_signed(">=", there, size)
-            )  # fmt: skip
+                builder.icmp_signed("<=", here, const(0)),
+                builder.icmp_signed(">=", there, const(v.lanes + (step > 1))),
+            )
 
             def each_channel(read, write):
                 with cgutils.for_range(builder, rows) as row:
                     value = read(v.at(from_, builder.mul(row.index, source_step)))
                     write(value, v.at(to, builder.mul(row.index, target_step)))
 
-            def strided(place, masks):
-                parts = [v.masked_load(v.at(place, i * v.bytes), mask) for i, mask in enumerate(masks)]
-                return _pick(v, parts, step)
+            def strided(place, masks=None):
+                places = [v.at(place, i * v.bytes) for i in range(step)]
+                if masks is None:
+                    return _pick(v, [v.load(part) for part in places], step)
+                return _pick(v, [v.masked_load(part, mask) for part, mask in zip(places, masks, strict=True)], step)
 
             def masks(begin, end):
                 """Which elements of `step` vectors hold the pixels begin ... end."""
@@ -83,11 +87,7 @@ def copy_pixels(
 
             with builder.if_else(inside) as (whole, ragged):
                 with whole:
-                    if step == 1:
-                        each_channel(v.load, v.store)
-                    else:
-                        reading = masks(const(0), size)
-                        each_channel(lambda place: strided(place, reading), v.store)
+                    each_channel(strided, v.store)
                 with ragged:
                     reading, writing = masks(here, there), v.first(left)
                     each_channel(
