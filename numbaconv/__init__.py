@@ -1,5 +1,7 @@
 """numbaconv: convolution as matrix multiplication, in every way the literature knows, in Numba."""
 
+from typing import TYPE_CHECKING
+
 from numbaconv import errors
 from numbaconv.api import conv2d, cuda_available, explain, plan, show_config
 from numbaconv.dense import linear, prepack_a, prepack_b
@@ -19,6 +21,9 @@ from numbaconv.products import gemm
 from numbaconv.registry import list_lowerings, register
 from numbaconv.request import Epilogue, Request
 from numbaconv.workspace import release_workspaces
+
+if TYPE_CHECKING:
+    from numbaconv import testing
 
 __version__ = "0.1.0"
 
@@ -50,4 +55,14 @@ __all__ = [
     "register",
     "release_workspaces",
     "show_config",
+    "testing",
 ]
+
+
+def __getattr__(name: str):
+    """``numbaconv.testing``, imported when it is first asked for."""
+    if name == "testing":
+        import importlib
+
+        return importlib.import_module("numbaconv.testing")
+    raise AttributeError(f"module 'numbaconv' has no attribute {name!r}")

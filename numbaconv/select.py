@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from numbaconv.accounts import GemmCall, plan_of
 from numbaconv.division import Division, divide, undivided
 from numbaconv.errors import UnsupportedProblem, WorkspaceExceeded
-from numbaconv.lowering import Lowering, Support
+from numbaconv.lowering import YES, Lowering, Support
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import lowerings
 from numbaconv.request import Request
@@ -52,7 +52,8 @@ def check(lowering: Lowering, problem: ConvProblem, request: Request) -> Support
         return Support(f"direction {problem.direction!r} is not built, only forward")
     if problem.is_3d:
         return Support("the depth axis is not built, only two dimensions")
-    return lowering.supports(problem, request)
+    answer = lowering.supports(problem, request)
+    return answer if isinstance(answer, Support) else YES if answer else Support("it gives no reason")
 
 
 def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Candidate:

@@ -281,3 +281,29 @@ def test_a_product_that_was_not_declared_is_refused():
     x, w = np.zeros((1, 64, 30, 30), "f4"), np.zeros((4, 64, 3, 3), "f4")
     with pytest.raises(MemoryError, match="gemm_calls"):
         nc.conv2d(x, w, algorithm="shift_and_add")
+
+
+@pytest.mark.parametrize("answer", [True, False])
+def test_an_answer_that_is_no_support_does_not_spoil_the_listing(answer, monkeypatch):
+    monkeypatch.setattr(registry, "_classes", dict(registry._classes))
+
+    class Plain(nc.Lowering):
+        name, family, paper = "plain-answer", "test", "none"
+
+        def supports(self, problem, request):
+            return answer
+
+        def run(self, ctx, x, prepared, out):
+            out[...] = 0
+
+    nc.register(Plain)
+    row = next(row for row in nc.explain(problem()).rows if row.name == "plain-answer")
+    assert (row.runs, row.reason) == (answer, "" if answer else "it gives no reason")
+
+
+def test_an_abstract_class_is_not_registered():
+    class Shared(nc.Lowering, abstract=True):
+        pass
+
+    with pytest.raises(TypeError, match="abstract"):
+        nc.register(Shared)

@@ -124,8 +124,8 @@ class PackedMatrix:
 
 def tag_of(operand: str, schedule: Schedule, k: int, dtype: np.dtype) -> tuple:
     """What a packed operand must have been cut for to be of use in a product."""
-    starts = schedule.a_starts if (operand == "a") != schedule.swap else schedule.b_starts
-    return operand, schedule.swap, starts, schedule.blocking.kc, k, dtype
+    cut = schedule.a_cut if (operand == "a") != schedule.swap else schedule.b_cut
+    return operand, schedule.swap, cut, schedule.blocking.kc, k, dtype
 
 
 @dataclass(slots=True)

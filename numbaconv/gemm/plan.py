@@ -93,9 +93,8 @@ class GemmPlan:
         self.blocking = chosen.blocking
         self.itemsize, self.lanes = self.dtype.itemsize, detect().lanes(self.dtype)
         self.rows, self.columns = (n, m) if chosen.swap else (m, n)
-        self._padded = self.rows, chosen.b_starts[-1] * self.lanes
+        self._padded = self.rows, chosen.b_cut.length * self.lanes
         self._before = (operands.a_packed, operands.b_packed)[:: -1 if chosen.swap else 1]
-        self._a_starts, self._b_starts = np.array(chosen.a_starts, np.int64), np.array(chosen.b_starts, np.int64)
         self._tags = [tag_of(operand, chosen, k, self.dtype) for operand in "ab"]
         self.layout = self._layout()
         self.panel_bytes = self.layout.total
@@ -104,29 +103,27 @@ class GemmPlan:
     def _find_kernels(self):
         """The addresses of the micro-kernels for every tile size in use."""
         chosen = self.schedule
-        heights, widths = np.diff(self._a_starts), np.diff(self._b_starts)
-        self._mr_low, self._nv_low = int(heights.min()), int(widths.min())
+        a, b = chosen.a_cut, chosen.b_cut
+        self._mr_low, self._nv_low = a.shortest, b.shortest
         self._kernels = np.zeros((2, 2), np.int64)
-        for nv in range(self._nv_low, int(widths.max()) + 1):
-            for mr in range(self._mr_low, int(heights.max()) + 1):
+        for nv in range(self._nv_low, b.longest + 1):
+            for mr in range(self._mr_low, a.longest + 1):
                 kernel = micro_kernel(self.itemsize, mr, nv, chosen.direct)
                 self._kernels[nv - self._nv_low, mr - self._mr_low] = kernel.address
 
     def _layout(self) -> Layout:
         chosen, size = self.schedule, self.itemsize
         block = chosen.blocking
-        heights, widths = np.diff(self._a_starts), np.diff(self._b_starts) * self.lanes
-        self._mc_groups = max(1, block.mc // int(heights.max()))
-        self._nc_groups = max(1, block.nc // int(widths.max()))
-        rows_a_task = -(-len(heights) // chosen.m_tasks)
-        columns_a_task = -(-len(widths) // chosen.n_tasks)
+        height, width = chosen.a_cut.longest, chosen.b_cut.longest * self.lanes
+        self._mc_groups = max(1, block.mc // height)
+        self._nc_groups = max(1, block.nc // width)
+        rows_a_task = -(-chosen.a_cut.parts // chosen.m_tasks)
+        columns_a_task = -(-chosen.b_cut.parts // chosen.n_tasks)
         kc = min(block.kc, self.k)
-        a_block = (
-            0 if chosen.share_a or chosen.direct else min(self._mc_groups, rows_a_task) * int(heights.max()) * kc * size
-        )
-        b_block = 0 if chosen.share_b else min(self._nc_groups, columns_a_task) * int(widths.max()) * kc * size
-        tile = int(heights.max()) * int(widths.max()) * size
-        tile += int(widths.max()) * -(-int(heights.max()) // self.lanes) * self.lanes * size
+        a_block = 0 if chosen.share_a or chosen.direct else min(self._mc_groups, rows_a_task) * height * kc * size
+        b_block = 0 if chosen.share_b else min(self._nc_groups, columns_a_task) * width * kc * size
+        tile = height * width * size
+        tile += width * -(-height // self.lanes) * self.lanes * size
         shared = [self._padded[i] * size * (yes and not before) for i, (yes, before) in enumerate(
             zip((chosen.share_a, chosen.share_b), self._before, strict=True))]  # fmt: skip
         depth = max(1, SHARED_LIMIT // max(1, sum(shared)) // block.kc) * block.kc
@@ -138,13 +135,14 @@ class GemmPlan:
     def template(self) -> np.ndarray:
         """The call record with all that a run does not change; made, with the kernels compiled, on first use."""
         self._find_kernels()
+        self._a_starts, self._b_starts = self.schedule.a_cut.starts, self.schedule.b_cut.starts
         call = np.zeros(len(FIELD), np.int64)
         chosen, layout = self.schedule, self.layout
         values = {
             "m": self.rows, "n": self.columns, "k": self.k, "kc": chosen.blocking.kc,
             "itemsize": self.itemsize, "lanes": self.lanes,
-            "a_padded": self._padded[0], "a_starts": address_of(self._a_starts), "a_groups": len(self._a_starts) - 1,
-            "b_padded": self._padded[1], "b_starts": address_of(self._b_starts), "b_groups": len(self._b_starts) - 1,
+            "a_padded": self._padded[0], "a_starts": address_of(self._a_starts), "a_groups": chosen.a_cut.parts,
+            "b_padded": self._padded[1], "b_starts": address_of(self._b_starts), "b_groups": chosen.b_cut.parts,
             "kernels": address_of(self._kernels), "mr_low": self._mr_low, "nv_low": self._nv_low,
             "store": tile_store(self.itemsize).address,
             "m_tasks": chosen.m_tasks, "n_tasks": chosen.n_tasks,
@@ -185,8 +183,8 @@ class GemmPlan:
         record.set_operand("a" if as_a else "b", matrix, operand == "a")
         call[FIELD["k_end"]] = self.k
         call[FIELD["a_panels" if as_a else "b_panels"]] = address_of(data)
-        starts, groups = (self._a_starts, self._mc_groups) if as_a else (self._b_starts, self._nc_groups)
-        tasks = -(-(len(starts) - 1) // groups)
+        cut, groups = (self.schedule.a_cut, self._mc_groups) if as_a else (self.schedule.b_cut, self._nc_groups)
+        tasks = -(-cut.parts // groups)
         parallel(pack_a_task if as_a else pack_b_task, tasks, record.address, threads)
         shape = (self.m, self.k) if operand == "a" else (self.k, self.n)
         return PackedMatrix(operand, shape, self.dtype, data, self.schedule)

@@ -27,14 +27,52 @@ SHARED_CORE = 0.02  # cycles an operation costs beyond its slot: on many machine
 DIRECT = 1.10  # what rows of A that lie apart cost the kernel
 
 
+class Cut(NamedTuple):
+    """`length` in so many parts, as equal as can be, the longer first."""
+
+    length: int
+    parts: int
+
+    @classmethod
+    def of(cls, length: int, most: int) -> Cut:
+        """The fewest parts that are at most `most` long."""
+        return cls(length, -(-length // most))
+
+    @property
+    def longest(self) -> int:
+        return -(-self.length // self.parts) if self.parts else 0
+
+    @property
+    def shortest(self) -> int:
+        return self.length // self.parts if self.parts else 0
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """(length, how many parts have it), at most two."""
+        if not self.parts:
+            return []
+        low, longer = divmod(self.length, self.parts)
+        found = [(low + 1, longer), (low, self.parts - longer)]
+        return [(size, count) for size, count in found if count]
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where each part begins, and the length."""
+        if not self.parts:
+            return np.zeros(1, np.int64)
+        low, longer = divmod(self.length, self.parts)
+        numbers = np.arange(self.parts + 1, dtype=np.int64)
+        return numbers * low + np.minimum(numbers, longer)
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The choices for one product, in the kernel's orientation (`swap`: the transposed product is computed)."""
 
     swap: bool
     blocking: Blocking
-    a_starts: tuple[int, ...]  # rows of A at which panels begin, and m
-    b_starts: tuple[int, ...]  # vectors of B at which panels begin, and their number
+    a_cut: Cut  # A's rows into panels
+    b_cut: Cut  # B's vectors of columns into panels
     m_tasks: int
     n_tasks: int
     share_a: bool
@@ -54,35 +92,21 @@ class Schedule:
         return self._hash
 
 
-def cut(length: int, most: int) -> tuple[int, ...]:
-    """Boundaries of the fewest parts of `length` that are at most `most` long, as equal as can be, the longer first."""
-    parts = -(-length // most)
-    if not parts:
-        return (0,)
-    low, longer = divmod(length, parts)
-    return tuple(part * low + min(part, longer) for part in range(parts + 1))
-
-
 def tile_cycles(mr: int, nv: int) -> float:
     """Cycles of one step of k of a tile."""
     operations = mr * nv + mr + 2 * nv + 4
     return max(mr * nv / 2, (mr + nv) / 2, operations / 4) + operations * SHARED_CORE
 
 
-def _compute_cycles(a_starts, b_starts, k, kc, transposed) -> float:
+def _compute_cycles(a_cut: Cut, b_cut: Cut, k, kc, transposed) -> float:
     """Cycles of all tiles of a product on one core."""
     blocks = -(-k // kc)
     total = 0.0
-    for mr, rows in _sizes(a_starts):
-        for nv, panels in _sizes(b_starts):
+    for mr, rows in a_cut.sizes:
+        for nv, panels in b_cut.sizes:
             store = mr * nv * STORE_CYCLES["transposed" if transposed else "straight"]
             total += rows * panels * (k * tile_cycles(mr, nv) + blocks * (TILE_CYCLES + store))
     return total
-
-
-def _sizes(starts):
-    sizes = np.diff(starts)
-    return [(int(size), int((sizes == size).sum())) for size in np.unique(sizes)]
 
 
 @dataclass(frozen=True)
@@ -128,15 +152,15 @@ def schedule(
         chosen = given or analytical(rows, columns, k, dtype, nv, machine, direct)
         lanes = machine.lanes(dtype)
         height = min(chosen.mr, max_rows(nv, machine.vector_registers, direct))
-        a_starts, b_starts = cut(rows, height), cut(-(-columns // lanes), chosen.nr // lanes)
+        a_cut, b_cut = Cut.of(rows, height), Cut.of(-(-columns // lanes), chosen.nr // lanes)
         if fixed:
-            a_starts, b_starts = (fixed.a_starts, b_starts) if a.packed else (a_starts, fixed.b_starts)
-        cycles = _compute_cycles(a_starts, b_starts, k, chosen.kc, swap == operands.c_rows)
+            a_cut, b_cut = (fixed.a_cut, b_cut) if a.packed else (a_cut, fixed.b_cut)
+        cycles = _compute_cycles(a_cut, b_cut, k, chosen.kc, swap == operands.c_rows)
         cycles *= DIRECT if direct else 1.0
         cycles += 0 if a.packed or direct else rows * k * (TRANSPOSE_CYCLES if a.along_k else COPY_CYCLES)
         cycles += 0 if b.packed else columns * k * (TRANSPOSE_CYCLES if b.along_k else COPY_CYCLES)
         if cycles < best_cycles:
-            plan = Schedule(swap, chosen, a_starts, b_starts, 1, 1, a.packed, b.packed, threads, lanes, direct, cycles)
+            plan = Schedule(swap, chosen, a_cut, b_cut, 1, 1, a.packed, b.packed, threads, lanes, direct, cycles)
             best, best_cycles = plan, cycles
     return _with_tasks(best, dtype.itemsize)
 
@@ -175,8 +199,7 @@ def _with_tasks(plan: Schedule, itemsize: int) -> Schedule:
     """Cut the product into tasks: balanced over the threads, with nothing packed twice."""
     m_tasks, n_tasks = _grid(plan, itemsize)
     # An axis that is cut has its operand packed by its tasks; what is needed more than once is packed before, by all.
-    panels = len(plan.b_starts) - 1
-    columns = -(-panels // n_tasks) * max(np.diff(plan.b_starts), default=1)
+    columns = -(-plan.b_cut.parts // n_tasks) * max(1, plan.b_cut.longest)
     b_blocks = -(-columns // max(1, plan.blocking.nc // plan.lanes))
     return replace(
         plan,
@@ -193,10 +216,10 @@ def _grid(plan: Schedule, itemsize: int) -> tuple[int, int]:
 
     A task fetches its part of both operands, so square parts are best; several turns a thread even out neighbours.
     """
-    rows, panels, threads = len(plan.a_starts) - 1, len(plan.b_starts) - 1, plan.threads
+    rows, panels, threads = plan.a_cut.parts, plan.b_cut.parts, plan.threads
     if threads == 1:
         return 1, 1
-    height, width = plan.a_starts[-1] / rows, plan.b_starts[-1] * plan.lanes / panels
+    height, width = plan.a_cut.length / rows, plan.b_cut.length * plan.lanes / panels
     best, least = (1, 1), np.inf
     for m_tasks in range(1, min(rows, threads * TURNS) + 1):
         for n_tasks in range(1, min(panels, threads * TURNS) + 1):
