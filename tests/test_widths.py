@@ -84,6 +84,39 @@ def test_products_and_convolutions_are_exact_at_every_width(python, kind):
     assert wanted.items() <= machine.items()
 
 
+CATALOGUE = """
+import itertools
+import numpy as np, oracles
+import numbaconv as nc
+from numbaconv.registry import make_lowering
+from numbaconv.request import Request
+from numbaconv.select import check
+
+rng = np.random.default_rng(6)
+whole = lambda *shape: rng.integers(-3, 4, shape).astype("f4")
+ran = set()
+for g, kernel, stride, pads in (
+    (2, (3, 2), (2, 1), (1, 2, 0, 3)), (1, (3, 3), (1, 2), (1, 1, 1, 1)), (1, (2, 5), (1, 3), (0, 4, 1, 0)),
+    (1, (1, 1), (1, 1), (0, 0, 0, 0)), (1, (2, 2), (2, 2), (0, 0, 0, 0)), (6, (3, 3), (1, 2), (1, 1, 1, 1)),
+):
+    x, w, bias = whole(2, 6, 11, 41), whole(12, 6 // g, *kernel), whole(12)
+    wanted = oracles.conv2d(x, w, bias, stride, pads, groups=g, activation="relu")
+    for layout, name in itertools.product(("nchw", "nhwc"), nc.list_lowerings()):
+        image = x if layout == "nchw" else x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
+        p = nc.ConvProblem.from_arrays(image, w, stride, pads, 1, g)
+        if name != "reference" and check(make_lowering(name), p, Request()):
+            got = nc.conv2d(image, w, bias, stride, pads, 1, g, algorithm=name, activation="relu", num_threads=2)
+            assert np.array_equal(got, wanted), (name, p)
+            ran.add(name)
+print(sorted(ran) == sorted(set(nc.list_lowerings()) - {"reference"}))
+"""
+
+
+@pytest.mark.parametrize("kind", ["128 bits", "haswell"])
+def test_every_lowering_is_exact_at_every_width(python, kind):
+    assert python(CATALOGUE, env=environment(kind)).strip() == "True"
+
+
 # ----------------------------------------------------------------------------------------- what the loops look like
 
 ASSEMBLY = """
