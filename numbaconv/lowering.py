@@ -19,12 +19,12 @@ import numpy as np
 
 from numbaconv.accounts import GemmCall, panels_of, product_plan
 from numbaconv.devices.threads import parallel
-from numbaconv.gemm import Finish, Matrix, Operands, PackedMatrix, Source
+from numbaconv.gemm import Chain, Finish, Matrix, Operands, PackedMatrix, Source
 from numbaconv.jit import Native
 from numbaconv.lift import LIMITS, lift
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
-from numbaconv.workspace import Arena
+from numbaconv.workspace import Arena, address_of
 
 __all__ = ["PARTS", "STAGES", "THREADS", "YES", "Context", "GemmCall", "Lowering", "Support", "operands_of"]
 
@@ -249,17 +249,25 @@ class Context:
     def multiply_as(self, m, n, k, a, b, c: Matrix, operands: Operands, accumulate=False, finish=None):
         """``multiply`` for operands that know no sizes; `operands` as declared in ``gemm_calls``."""
         start = time.perf_counter()
-        if self._panels is None:
-            self._panels = self.arena.take("panels", self._panel_bytes)
         fixed = next((x.schedule for x in (a, b) if isinstance(x, PackedMatrix)), None)
         plan = product_plan(m, n, k, self.problem.dtype, self.threads, operands, fixed)
-        if plan.panel_bytes > self._panel_bytes:
-            raise MemoryError(
-                f"multiply {m} x {k} x {n} needs {plan.panel_bytes} bytes of panels, {self._panel_bytes} are declared: "
-                "gemm_calls does not list it"
-            )
-        plan.run(a, b, c, self._panels.ctypes.data, accumulate, finish)
+        plan.run(a, b, c, self._panel_address(plan.panel_bytes, f"multiply {m} x {k} x {n}"), accumulate, finish)
         self.stage_times["multiply"] += time.perf_counter() - start
+
+    def multiply_chain(self, chain: Chain, weights, sources, c: int, finishes: dict[int, Finish | None]) -> None:
+        """Run a chain of products, as ``Chain.run``."""
+        start = time.perf_counter()
+        chain.run(weights, sources, c, self._panel_address(chain.panel_bytes, "a chain of products"), finishes)
+        self.stage_times["multiply"] += time.perf_counter() - start
+
+    def _panel_address(self, needed: int, what: str) -> int:
+        if self._panels is None:
+            self._panels = self.arena.take("panels", self._panel_bytes)
+        if needed > self._panel_bytes:
+            raise MemoryError(
+                f"{what} needs {needed} bytes of panels, {self._panel_bytes} are declared: gemm_calls does not list it"
+            )
+        return address_of(self._panels)
 
     def finish(self, along: str, channels: slice = slice(None), residual: Matrix | None = None) -> Finish | None:
         """The epilogue for a product whose "rows" or "columns" are the output channels `channels`."""

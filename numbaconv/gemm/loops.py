@@ -154,3 +154,10 @@ def run_rounds(pool, threads, address):
             call.b_panels = call.b_place - call.b_padded * first * call.itemsize
             fork_join(pool, call.pack_b_task, -(-call.b_groups // call.nc_groups), address, threads)
         fork_join(pool, call.multiply_task, call.m_tasks * call.n_tasks, address, threads)
+
+
+@compiled
+def run_chain(pool, threads, address, count, step):
+    """Products one after another, whose records are `step` bytes apart."""
+    for number in range(count):
+        run_rounds(pool, threads, address + number * step)

@@ -59,14 +59,22 @@ def patch_records(problem, channels: int, changes: Sequence[dict[str, int]]) -> 
     return records
 
 
+def place_records(records: np.ndarray, x: np.ndarray, groups: int = 1) -> np.ndarray:
+    """``patch_records`` for an input (mb, channels, ih, iw) that lies there; each for every group in turn."""
+    placed = records.repeat(groups)
+    for name, step in zip(STEPS, x.strides, strict=True):
+        placed[name] = step // x.itemsize
+    placed["x"] = address_of(x)
+    if groups > 1:
+        placed["x"] += np.tile(np.arange(groups) * (x.shape[1] // groups * x.strides[1]), len(records))
+    return placed
+
+
 def place_sources(records: np.ndarray, x: np.ndarray) -> list[Source]:
     """Sources of an input (mb, channels, ih, iw), one for each of ``patch_records``."""
     if not len(records):
         return []
-    placed = records.copy()
-    placed["x"] = address_of(x)
-    for name, step in zip(STEPS, x.strides, strict=True):
-        placed[name] = step // x.itemsize
+    placed = place_records(records, x)
     packer = packer_for(x.itemsize, placed[0])
     first = address_of(placed)
     return [Source(packer, first + i * PATCHES.itemsize, (placed, x)) for i in range(len(placed))]

@@ -27,11 +27,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from numbaconv.gemm import Axis, Matrix, Operands, Source
+from numbaconv.accounts import product_plan
+from numbaconv.gemm import Axis, Chain, Link, Matrix, Operands, PackedMatrix
 from numbaconv.lift import Term, lift
 from numbaconv.lowering import PARTS, THREADS, GemmCall, Lowering
 from numbaconv.lowerings._matrices import channels_by_pixels, group, operands, pack_weights
-from numbaconv.lowerings._patches import patch_records, place_sources
+from numbaconv.lowerings._patches import patch_records, place_records, place_sources
 from numbaconv.lowerings._taps import Tap, taps
 from numbaconv.workspace import address_of
 
@@ -72,21 +73,10 @@ class TapByTap(Lowering, abstract=True):
                     for r in range(p.kh) for s in range(p.kw) for g in range(p.g)]  # fmt: skip
         return pack_weights(p, request, matrices, self.gemm_calls)
 
-    def sources(self, problem, x: np.ndarray) -> list[list[Source]]:
-        """For each group, what each rectangle reads of its channels."""
-        records = _records(self, problem)
-        return [place_sources(records, group(problem, x, g)) for g in range(problem.g)]
-
-    def multiply(self, ctx, source, packed, target: Matrix, pixels: int, accumulate=False, finish=None):
-        """`target` (channels x pixels) = or += a tap's weights · its rectangle of a group's channels."""
-        p = ctx.problem
-        if self.side == "a":
-            ctx.multiply_as(p.ocg, pixels, p.icg, packed, source, target, self.kind(p), accumulate, finish)
-        else:
-            ctx.multiply_as(pixels, p.ocg, p.icg, source, packed, target.transposed, self.kind(p), accumulate, finish)
-
-    def weights_of(self, problem, prepared, tap: Tap, g: int):
-        return prepared[(tap.r * problem.kw + tap.s) * problem.g + g]
+    def weights_of(self, problem, prepared, tap: Tap) -> list[PackedMatrix]:
+        """Each group's weights of a tap."""
+        first = (tap.r * problem.kw + tap.s) * problem.g
+        return prepared[first : first + problem.g]
 
 
 @functools.lru_cache(1024)
@@ -123,7 +113,8 @@ class ShiftAdd(TapByTap, abstract=True):
     def run(self, ctx, x, prepared, out):
         p, size = ctx.problem, ctx.problem.itemsize
         buffer = ctx.take("buffer", self.lowering_bytes(p, ctx.request) // size)
-        rectangles, sources = self.rectangles(p), self.sources(p, x)
+        rectangles, records = self.rectangles(p), _records(self, p)
+        sources = [place_sources(records, group(p, x, g)) for g in range(p.g)]
         for number, tap in enumerate(rectangles):
             pixels = p.mb * tap.pixels
             k_step, step = (pixels * size, size) if self.side == "a" else (size, p.ocg * size)
@@ -131,7 +122,11 @@ class ShiftAdd(TapByTap, abstract=True):
             for g in range(p.g):
                 place = address_of(buffer) + g * p.ocg * pixels * size
                 target = Matrix(place, Axis(k_step), Axis(step), buffer)
-                self.multiply(ctx, sources[g][number], self.weights_of(p, prepared, tap, g), target, pixels)
+                weights = self.weights_of(p, prepared, tap)[g]
+                if self.side == "a":
+                    ctx.multiply_as(p.ocg, pixels, p.icg, weights, sources[g][number], target, self.kind(p))
+                else:
+                    ctx.multiply_as(pixels, p.ocg, p.icg, sources[g][number], weights, target.transposed, self.kind(p))
                 for n in range(p.mb):
                     terms[n].append(Term(place + n * tap.pixels * step, k_step, tap.width * step, step,
                                          g * p.ocg, (g + 1) * p.ocg, *tap.rows, *tap.columns))  # fmt: skip
@@ -173,24 +168,22 @@ class Accumulate(TapByTap, abstract=True):
 
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
-        rectangles = self.rectangles(p)
+        rectangles, records = self.rectangles(p), _records(self, p)
         reach = [tap.pixels == p.oh * p.ow for tap in rectangles]
         # A first product that reaches every output stores, the others add; a last one that does finishes.
         stores, finishes = reach[:1] == [True], reach[-1:] == [True]
+        chain = _chain(self, p, ctx.threads, x.strides, out.strides, prepared[0].schedule)
+        weights = np.array([w.address for tap in rectangles for w in self.weights_of(p, prepared, tap)], np.int64)
         for n in range(p.mb):
             residual = None if ctx.residual is None else ctx.residual[n]
-            sources = self.sources(p, x[n : n + 1])
             if not stores:
                 lift(ctx, out[n], [], begin=True, finish=False)
-            for number, tap in enumerate(rectangles):
-                part = out[n, :, slice(*tap.rows), slice(*tap.columns)]
-                for g in range(p.g):
-                    finish = self._finish(ctx, residual, g) if finishes and tap is rectangles[-1] else None
-                    self.multiply(
-                        ctx, sources[g][number], self.weights_of(p, prepared, tap, g),
-                        channels_by_pixels(part[g * p.ocg : (g + 1) * p.ocg]), tap.pixels,
-                        not (stores and number == 0), finish,
-                    )  # fmt: skip
+            if rectangles:
+                placed = place_records(records, x[n : n + 1], p.g)
+                last = len(weights) - p.g
+                finish = {last + g: self._finish(ctx, residual, g) for g in range(p.g)} if finishes else {}
+                sources = address_of(placed) + placed.itemsize * np.arange(len(placed))
+                ctx.multiply_chain(chain, weights, sources, address_of(out[n]), finish)
             if not finishes and (ctx.request.epilogue or not rectangles):
                 lift(ctx, out[n], [], residual, begin=False)
 
@@ -200,6 +193,31 @@ class Accumulate(TapByTap, abstract=True):
         if self.side == "a":
             return ctx.finish("rows", channels, extra)
         return ctx.finish("columns", channels, extra.transposed if extra else None)
+
+
+@functools.lru_cache(1024)
+def _chain(lowering: Accumulate, problem, threads: int, x_strides, out_strides, schedule) -> Chain:
+    """The products of an image, tap by tap and group by group, for arrays with such strides."""
+    p = problem
+    _, o_c, o_h, o_w = out_strides
+    rectangles = lowering.rectangles(p)
+    example = np.lib.stride_tricks.as_strided(np.empty(1, p.dtype), p.input_shape, x_strides)
+    sources = place_sources(_records(lowering, p), group(p, example, 0))
+    operand, shape = lowering.side, (p.ocg, p.icg)[:: 1 if lowering.side == "a" else -1]
+    weights = PackedMatrix(operand, shape, np.dtype(p.dtype), np.empty(0, np.uint8), schedule)
+    links = []
+    for number, (tap, source) in enumerate(zip(rectangles, sources, strict=True)):
+        call = lowering.call(p, tap.pixels, 1)
+        plan = product_plan(call.m, call.n, call.k, p.dtype, threads, call.operands, schedule)
+        pixels = Axis(o_w) if o_h == tap.width * o_w or tap.height == 1 else Axis(o_w, tap.width, o_h)
+        adds = number > 0 or tap.pixels < p.oh * p.ow
+        for g in range(p.g):
+            c = Matrix(tap.rows[0] * o_h + tap.columns[0] * o_w + g * p.ocg * o_c, Axis(o_c), pixels)
+            links.append(
+                Link(plan, weights, source, c, adds) if operand == "a" else
+                Link(plan, source, weights, c.transposed, adds)
+            )  # fmt: skip
+    return Chain(links)
 
 
 class Kn2rowAs(ShiftAdd):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from numbaconv.gemm import GemmPlan
+from numbaconv.gemm import Chain, GemmPlan
 from numbaconv.workspace import Arena, address_of, aligned
 
 __all__ = ["JUNK", "NAN", "Guarded", "Scratch", "Seen", "observed"]
@@ -117,7 +117,7 @@ def observed(fill: int) -> Iterator[Seen]:
     """
     seen = Seen()
     by_arena: dict[int, Scratch] = {}
-    initialise, give, multiply = Arena.__init__, Arena.take, GemmPlan.run
+    initialise, give, multiply, follow = Arena.__init__, Arena.take, GemmPlan.run, Chain.run
 
     def init(self, memory, address):
         guarded = aligned(len(memory) + 2 * ZONE)
@@ -138,6 +138,12 @@ def observed(fill: int) -> Iterator[Seen]:
             seen.products[self.m, self.n, self.k, self.operands] += 1
         multiply(self, *arguments, **named)
 
+    def run_chain(self, *arguments, **named):
+        with counting:
+            for plan, *_ in self.links:
+                seen.products[plan.m, plan.n, plan.k, plan.operands] += 1
+        follow(self, *arguments, **named)
+
     def become(cls, **methods):
         for name, method in methods.items():
             setattr(cls, name, method)
@@ -146,8 +152,10 @@ def observed(fill: int) -> Iterator[Seen]:
     with _one_at_a_time:
         become(Arena, __init__=init, take=take)
         become(GemmPlan, run=run)
+        become(Chain, run=run_chain)
         try:
             yield seen
         finally:
             become(Arena, __init__=initialise, take=give)
             become(GemmPlan, run=multiply)
+            become(Chain, run=follow)
