@@ -242,3 +242,8 @@ def test_a_line_may_be_broken_anywhere():
         f"{marks[0]}\nA sentence\nof 12.5 words.\n\n| im2col | 2 |\n{marks[1]}", "x", wanted
     )
     assert studies_page.differences(f"{marks[0]}\nA sentence of many words.\n\n| im2col | 2 |\n{marks[1]}", "x", wanted)
+
+
+def test_the_tables_in_the_readme_are_of_this_package(script):
+    readme = Path(__file__).resolve().parent.parent / "README.md"
+    assert script.main(["--check", str(readme)]) == 0
