@@ -5,7 +5,11 @@ the input down again so that a product can read it), **multiply** (GEMM), **lift
 wants it). Write a class with the attributes below, in a file of ``lowerings/`` or in a notebook, and ``register`` it:
 listing, checking, timing, memory accounts and layers then know it.
 
-``lowerings/_template.py`` is the smallest one that works.
+A plan may cut a problem into parts, images or bands of output rows, to save memory or to give each thread one of its
+own (``numbaconv.division``). A part is a smaller convolution, so write for one whole problem: all methods are asked about
+the part that is run.
+
+``lowerings/_template.py`` is the smallest one that works; ``numbaconv.testing.check_lowering`` looks for mistakes.
 """
 
 from __future__ import annotations
@@ -164,7 +168,8 @@ class Lowering:
     def prepare_weights(self, problem: ConvProblem, request: Request, w: np.ndarray) -> Any:
         """Pack or transform the weights (oc, ic/g, kh, kw) once; what comes back is handed to every ``run``.
 
-        The caller may change its array afterwards, so what is kept is a copy.
+        It serves every part of a problem, so it may depend on kernel, strides, groups and layout, but not on images,
+        input size or pads. The caller may change its array afterwards, so what is kept is a copy.
         """
         return np.array(w, order="C")
 
@@ -174,7 +179,7 @@ class Lowering:
         Parameters
         ----------
         ctx : Context
-            Scratch, stages and the epilogue of this call.
+            Scratch, stages and the epilogue of this call; ``ctx.problem`` is the part's.
         x : ndarray
             (mb, ic, ih, iw), any strides, not to be written.
         prepared : object
