@@ -20,6 +20,11 @@ def geometry_of(problem: ConvProblem, x: np.ndarray) -> np.ndarray:
     return np.array([(*sizes, *steps)], GEOMETRY)
 
 
+def copy_records(records: np.ndarray) -> np.ndarray:
+    """A copy of contiguous records, made as bytes: NumPy copies structured arrays field by field."""
+    return records.view(np.uint8).copy().view(records.dtype)
+
+
 @compiled
 def reached(outputs, stride, tap, size):
     """The outputs [low, high) along one axis whose tap lies in the input.

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 
 LEVELS = [
     "problem request errors padding descriptor layouts shapes",
-    "jit machine probes timing simd",
+    "jit jit_cuda machine probes timing simd",
     "geometry devices workspace",
     "gemm",
     "accounts lowering registry lift division",
@@ -31,6 +31,8 @@ LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms.s
 RUNTIME = {"numba", "numpy", "llvmlite", "numbaconv"}
 EXTRAS = {"cli", "commands", "bench", "teach"}
 """Rooms that may use the libraries of an extra; so may files named plot*."""
+OPTIONAL = {"devices/emulator.py": {"greenlet"}}
+"""What a file may import of an extra, inside a function."""
 DECORATORS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "stencil"}
 LONGEST = 330
 
@@ -115,7 +117,7 @@ def foreign(package: Path) -> list[str]:
         for path, tree in sources(package)
         if room(path) not in EXTRAS and not path.name.startswith("plot")
         for line, name in imports(path, tree)
-        if name.partition(".")[0] not in RUNTIME | sys.stdlib_module_names
+        if name.partition(".")[0] not in RUNTIME | OPTIONAL.get(path.as_posix(), set()) | sys.stdlib_module_names
     ]
 
 

@@ -20,7 +20,18 @@ import numpy as np
 
 from numbaconv.gemm import Source
 from numbaconv.gemm.copying import copy_strided, fill_zero
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, column_of, forward, pixel_of, reached, row_of, tap_of
+from numbaconv.geometry import (
+    GEOMETRY,
+    SIZES,
+    STEPS,
+    column_of,
+    copy_records,
+    forward,
+    pixel_of,
+    reached,
+    row_of,
+    tap_of,
+)
 from numbaconv.jit import Native, native
 from numbaconv.lowerings._runs import MOST_STRIDE, PLACE, copy_pixels, places, turn_pixels
 from numbaconv.machine import detect
@@ -43,7 +54,12 @@ def patch_source(problem, x: np.ndarray, **changes) -> Source:
     **changes : int
         Fields of ``GEOMETRY`` in place of the problem's: a single tap is a 1x1 kernel with other pads.
     """
-    return place_sources(patch_records(problem, x.shape[1], [changes]), x)[0]
+    return place_sources(_one_record(problem, x.shape[1], tuple(changes.items())), x)[0]
+
+
+@functools.lru_cache(4096)
+def _one_record(problem, channels: int, changes) -> np.ndarray:
+    return patch_records(problem, channels, [dict(changes)])
 
 
 def patch_records(problem, channels: int, changes: Sequence[dict[str, int]]) -> np.ndarray:
@@ -61,7 +77,7 @@ def patch_records(problem, channels: int, changes: Sequence[dict[str, int]]) -> 
 
 def place_records(records: np.ndarray, x: np.ndarray, groups: int = 1) -> np.ndarray:
     """``patch_records`` for an input (mb, channels, ih, iw) that lies there; each for every group in turn."""
-    placed = records.repeat(groups)
+    placed = copy_records(records) if groups == 1 else records.repeat(groups)
     for name, step in zip(STEPS, x.strides, strict=True):
         placed[name] = step // x.itemsize
     placed["x"] = address_of(x)

@@ -22,7 +22,7 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, reached
+from numbaconv.geometry import GEOMETRY, SIZES, copy_records, reached
 from numbaconv.jit import Native, native
 from numbaconv.lowering import LIMITS, YES, Lowering, Support
 from numbaconv.lowerings._depthwise_tile import GATHER, PAIRS, UNIT, tile
@@ -198,7 +198,7 @@ class Depthwise(Lowering):
         kernel, tasks, template, zeros = _setup(ctx.problem, ctx.threads, x.strides, out.strides)
         bias = ctx.bias if last and ctx.bias is not None else zeros
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], ctx.problem.dtype)
-        record = template.copy()
+        record = copy_records(template)
         for name, array in zip(FIELDS, (x, out, prepared, bias, limits)):
             record[name] = address_of(array)
         ctx.multiply_by(kernel, tasks, address_of(record))

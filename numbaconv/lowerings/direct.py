@@ -21,7 +21,7 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, reached
+from numbaconv.geometry import GEOMETRY, SIZES, STEPS, copy_records, reached
 from numbaconv.jit import Native, native
 from numbaconv.lowering import LIMITS, Lowering
 from numbaconv.lowerings._direct_kernels import put_kernel, stack, steps_kernel
@@ -224,7 +224,7 @@ class Direct(Lowering):
         task, tasks, template, (_, zeros) = _setup(p, ctx.threads, x.strides, out.strides)
         bias = ctx.bias if last and ctx.bias is not None else zeros
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
-        record = template.copy()
+        record = copy_records(template)
         record["x"], record["out"], record["w"] = address_of(x), address_of(out), address_of(prepared)
         record["bias"], record["limits"] = address_of(bias), address_of(limits)
         ctx.multiply_by(task, tasks, address_of(record))
