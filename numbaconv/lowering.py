@@ -6,8 +6,8 @@ wants it). Write a class with the attributes below, in a file of ``lowerings/`` 
 listing, checking, timing, memory accounts and layers then know it.
 
 A plan may cut a problem into parts, images or bands of output rows, to save memory or to give each thread one of its
-own (``numbaconv.division``). A part is a smaller convolution, so write for one whole problem: all methods are asked about
-the part that is run.
+own (``numbaconv.division``). A part is a smaller convolution, so write for one whole problem: all methods are asked
+about the part that is run.
 
 ``lowerings/_template.py`` is the smallest one that works; ``numbaconv.testing.check_lowering`` looks for mistakes.
 """
