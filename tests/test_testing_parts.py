@@ -8,6 +8,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 from numpy.testing import assert_array_equal
 
+from numbaconv.testing.conformance import Report
 from numbaconv.testing.grid import grid, large
 from numbaconv.testing.memory import NAN, Guarded, observed
 from numbaconv.testing.oracle import convolve, sizes_of
@@ -107,3 +108,9 @@ def test_the_suite_is_imported_when_it_is_asked_for(python):
             print(error)
     """)
     assert said.splitlines() == ["False check_lowering False False", "module 'numbaconv' has no attribute 'tasting'"]
+
+
+def test_a_report_in_a_line():
+    report = Report(["mine"], ["a", "b"], {"c": "too wide", "d": "too wide", "e": "dilated"})
+    assert str(report) == "mine: 2 problems right, 3 refused (dilated; too wide)"
+    assert str(Report(["mine"], ["a"])) == "mine: 1 problems right, 0 refused"

@@ -33,6 +33,11 @@ class Report:
     ran: list[str] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
 
+    def __str__(self) -> str:
+        reasons = sorted(set(self.refused.values()))
+        because = f" ({'; '.join(reasons)})" if reasons else ""
+        return f"{', '.join(self.lowerings)}: {len(self.ran)} problems right, {len(self.refused)} refused{because}"
+
 
 def check_problem(
     lowering: Lowering | type[Lowering],
