@@ -84,7 +84,7 @@ class Division:
         return self.lowering_bytes(lowering) + self.panel_bytes(lowering)
 
 
-def _cuts(length: int, parts: int) -> list[tuple[int, int]]:
+def cuts(length: int, parts: int) -> list[tuple[int, int]]:
     """(first, count) of `parts` parts of `length`, the longer first."""
     low, longer = divmod(length, parts)
     starts = [part * low + min(part, longer) for part in range(parts + 1)]
@@ -168,8 +168,8 @@ def _ways(problem: ConvProblem, lowering: Lowering, request: Request) -> Iterato
             for number in bands:
                 cut = tuple(
                     part_of(problem, first, images, row, rows)
-                    for first, images in _cuts(problem.mb, parts)
-                    for row, rows in _cuts(problem.oh, number)
+                    for first, images in cuts(problem.mb, parts)
+                    for row, rows in cuts(problem.oh, number)
                 )
                 yield Division(cut, workers, each)
                 if workers > 1:

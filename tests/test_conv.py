@@ -76,6 +76,22 @@ def test_random_problems(rng):
                 assert_array_equal(got, wanted, f"{spec}, {p}, {layout}")
 
 
+@pytest.mark.parametrize("text", ["mb2ic6ih150oc70oh150kh3ph1", "mb1ic4ih200oc60oh100kh5sh2ph2_nhwc"])
+@pytest.mark.parametrize("spec", ["kn2row-aa", "kn2col-aa"])
+def test_large_outputs_are_made_strip_by_strip(rng, spec, text):
+    p = nc.ConvProblem.parse(text)
+    assert p.output_bytes > p.mb * (2 << 20)
+    x, w, bias = whole(rng, *p.input_shape), whole(rng, *p.weight_shape), whole(rng, p.oc)
+    residual = in_memory(whole(rng, *p.output_shape), p.layout)
+    padded = np.pad(x.astype("f8"), ((0, 0), (0, 0), (p.pad_top, p.pad_bottom), (p.pad_left, p.pad_right)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (p.kh, p.kw), axis=(2, 3))[:, :, :: p.sh, :: p.sw]
+    wanted = np.maximum(np.einsum("ncyzrs,kcrs->nkyz", windows, w) + bias[:, None, None] + residual, 0)
+    terms = {**arguments(p), "algorithm": spec, "activation": "relu", "residual": residual}
+    for limit in (None, 100_000):
+        got = nc.conv2d(in_memory(x, p.layout), w, bias, **terms, num_threads=2, max_workspace=limit)
+        assert_array_equal(got, wanted, f"max_workspace={limit}")
+
+
 # ------------------------------------------------------------------------------------------------------------- arrays
 
 MEMORY = {

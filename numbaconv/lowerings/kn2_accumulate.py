@@ -18,16 +18,19 @@ against the output and has to punch holes into the input (write zeros over its b
 around. Ours restricts a tap's product to the output rows that it reaches, and the zeros of the columns that it does not
 are written by the packing, into the panel: the input stays as it is. The multiply-adds with those zeros are the only
 ones wasted (``explain`` counts them); where they would be more than a quarter, the columns are cut as well.
+A large output is made strip by strip, so that what tap after tap is added to stays in cache.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 
 from numbaconv.accounts import product_plan
+from numbaconv.division import Part, cuts, part_of
 from numbaconv.gemm import Axis, Chain, Link, Matrix, Operands, PackedMatrix
 from numbaconv.lift import Term, lift
 from numbaconv.lowering import PARTS, THREADS, GemmCall, Lowering
@@ -37,6 +40,7 @@ from numbaconv.lowerings._taps import Tap, taps
 from numbaconv.workspace import address_of
 
 PAPER = "Anderson, Vasudevan, Keane, Gregg: arXiv 1709.03395 (2017)"
+STRIP_BYTES = 2 << 20  # of output: L2 and a little; smaller ones make thin products
 WASTE = 4  # one multiply-add in so many may be with a zero column
 
 
@@ -59,10 +63,10 @@ class TapByTap(Lowering, abstract=True):
         sides = (problem.ocg, pixels)[:: 1 if self.side == "a" else -1]
         return GemmCall(*sides, problem.icg, count, self.kind(problem))
 
-    def calls_of(self, problem, images: int, times: int) -> list[GemmCall]:
-        """The products, the largest first: weights are packed for it."""
+    def calls_of(self, problem, rectangles: Iterable[Tap], images: int, times: int) -> list[GemmCall]:
+        """The products of some rectangles, the largest first: weights are packed for it."""
         sizes: dict[int, int] = {}
-        for tap in self.rectangles(problem):
+        for tap in rectangles:
             sizes[tap.pixels] = sizes.get(tap.pixels, 0) + 1
         found = [self.call(problem, images * n, count * times) for n, count in sorted(sizes.items(), reverse=True)]
         return found or [self.call(problem, 1, 0)]
@@ -108,7 +112,7 @@ class ShiftAdd(TapByTap, abstract=True):
         return 4 * problem.mb * problem.oc * sum(tap.pixels for tap in self.rectangles(problem)) * problem.itemsize
 
     def gemm_calls(self, problem, request):
-        return self.calls_of(problem, problem.mb, problem.g)
+        return self.calls_of(problem, self.rectangles(problem), problem.mb, problem.g)
 
     def run(self, ctx, x, prepared, out):
         p, size = ctx.problem, ctx.problem.itemsize
@@ -151,6 +155,14 @@ def _bands(problem) -> tuple[Tap, ...]:
     return (*whole[:1], *rest, *whole[1:])
 
 
+@functools.lru_cache(1024)
+def _strips(problem) -> tuple[Part, ...]:
+    """An image in strips of output rows that stay in cache while tap after tap is added to them."""
+    p = replace(problem, mb=1)
+    strips = -(-p.oc * p.oh * p.ow * p.itemsize // STRIP_BYTES)
+    return tuple(part_of(p, 0, 1, row, rows) for row, rows in cuts(p.oh, max(1, min(p.oh, strips))))
+
+
 class Accumulate(TapByTap, abstract=True):
     """aa: every tap's product is added to the output by the product itself."""
 
@@ -164,28 +176,34 @@ class Accumulate(TapByTap, abstract=True):
         return operands(self.side, nchw, c_rows=nchw == (self.side == "a"))
 
     def gemm_calls(self, problem, request):
-        return self.calls_of(problem, 1, problem.g * problem.mb)
+        every = [tap for strip in _strips(problem) for tap in self.rectangles(strip.problem)]
+        return self.calls_of(problem, every, 1, problem.g * problem.mb)
 
     def run(self, ctx, x, prepared, out):
-        p = ctx.problem
+        for n in range(ctx.problem.mb):
+            for strip in _strips(ctx.problem):
+                residual = None if ctx.residual is None else ctx.residual[n, :, strip.rows]
+                self._run_strip(ctx, strip.problem, x[n : n + 1, :, strip.input_rows], prepared,
+                                out[n, :, strip.rows], residual)  # fmt: skip
+
+    def _run_strip(self, ctx, p, x, prepared, out, residual):
+        """Every tap of some rows of an image."""
         rectangles, records = self.rectangles(p), _records(self, p)
         reach = [tap.pixels == p.oh * p.ow for tap in rectangles]
         # A first product that reaches every output stores, the others add; a last one that does finishes.
         stores, finishes = reach[:1] == [True], reach[-1:] == [True]
-        chain = _chain(self, p, ctx.threads, x.strides, out.strides, prepared[0].schedule)
-        weights = np.array([w.address for tap in rectangles for w in self.weights_of(p, prepared, tap)], np.int64)
-        for n in range(p.mb):
-            residual = None if ctx.residual is None else ctx.residual[n]
-            if not stores:
-                lift(ctx, out[n], [], begin=True, finish=False)
-            if rectangles:
-                placed = place_records(records, x[n : n + 1], p.g)
-                last = len(weights) - p.g
-                finish = {last + g: self._finish(ctx, residual, g) for g in range(p.g)} if finishes else {}
-                sources = address_of(placed) + placed.itemsize * np.arange(len(placed))
-                ctx.multiply_chain(chain, weights, sources, address_of(out[n]), finish)
-            if not finishes and (ctx.request.epilogue or not rectangles):
-                lift(ctx, out[n], [], residual, begin=False)
+        if not stores:
+            lift(ctx, out, [], begin=True, finish=False)
+        if rectangles:
+            chain = _chain(self, p, ctx.threads, x.strides, out.strides, prepared[0].schedule)
+            weights = np.array([w.address for tap in rectangles for w in self.weights_of(p, prepared, tap)], np.int64)
+            placed = place_records(records, x, p.g)
+            sources = address_of(placed) + placed.itemsize * np.arange(len(placed))
+            last = len(weights) - p.g
+            finish = {last + g: self._finish(ctx, residual, g) for g in range(p.g)} if finishes else {}
+            ctx.multiply_chain(chain, weights, sources, address_of(out), finish)
+        if not finishes and (ctx.request.epilogue or not rectangles):
+            lift(ctx, out, [], residual, begin=False)
 
     def _finish(self, ctx, residual, g: int):
         channels = slice(g * ctx.problem.ocg, (g + 1) * ctx.problem.ocg)
@@ -199,7 +217,7 @@ class Accumulate(TapByTap, abstract=True):
 def _chain(lowering: Accumulate, problem, threads: int, x_strides, out_strides, schedule) -> Chain:
     """The products of an image, tap by tap and group by group, for arrays with such strides."""
     p = problem
-    _, o_c, o_h, o_w = out_strides
+    o_c, o_h, o_w = out_strides
     rectangles = lowering.rectangles(p)
     example = np.lib.stride_tricks.as_strided(np.empty(1, p.dtype), p.input_shape, x_strides)
     sources = place_sources(_records(lowering, p), group(p, example, 0))
