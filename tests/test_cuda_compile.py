@@ -16,8 +16,8 @@ from numbaconv.devices.intrinsics import cuda
 from numbaconv.gemm import cuda as kernels
 from numbaconv.gemm import cuda_tile
 
-if reason := jit_cuda.cuda_missing():
-    pytest.skip(f"no CUDA compiler: {reason}", allow_module_level=True)
+missing = jit_cuda.cuda_missing()
+pytestmark = pytest.mark.skipif(missing is not None, reason=f"no CUDA compiler: {missing}")
 
 ARCHITECTURES = [(7, 5), (8, 0), (9, 0)]
 STAGED = ["LARGE_STAGED", "SMALL_STAGED"]
