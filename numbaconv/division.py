@@ -25,6 +25,9 @@ from numbaconv.machine import detect
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
 
+MOST_BANDS = 4096
+"""Of an image, so that planning takes no longer than running."""
+
 
 @dataclass(frozen=True)
 class Part:
@@ -148,14 +151,14 @@ def _batches(problem: ConvProblem, batching, workers: int) -> Iterator[int]:
 
 def _bands(problem: ConvProblem, lowering: Lowering, request: Request, batching) -> Iterator[int]:
     """Into how many bands of rows an image is cut: as asked, then more and more."""
-    bands = 1
+    bands, most = 1, min(problem.oh, MOST_BANDS)
     if batching == "block":  # what is lowered stays in the L2 caches
         one = lowering.lowering_bytes(replace(problem, mb=1), request)
-        bands = min(problem.oh, max(1, -(-2 * one // (detect().l2_bytes * request.num_threads))))
-    while bands < problem.oh:
+        bands = min(most, max(1, -(-2 * one // (detect().l2_bytes * request.num_threads))))
+    while bands < most:
         yield bands
         bands *= 2
-    yield problem.oh
+    yield most
 
 
 def _ways(problem: ConvProblem, lowering: Lowering, request: Request) -> Iterator[Division]:

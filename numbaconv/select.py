@@ -19,6 +19,7 @@ from numbaconv.request import Request
 
 PEAK = 120e9  # multiply-adds in flops/s a core, a typical vector core: only ratios matter for the choice
 BANDWIDTH = 12e9  # bytes/s
+MOST_BYTES = 1 << 42  # of an input or an output
 CALL_SECONDS = 10e-6  # one product's way through Python and the pool
 
 
@@ -52,6 +53,8 @@ def check(lowering: Lowering, problem: ConvProblem, request: Request) -> Support
         return Support(f"direction {problem.direction!r} is not built, only forward")
     if problem.is_3d:
         return Support("the depth axis is not built, only two dimensions")
+    if max(problem.input_bytes, problem.output_bytes) > MOST_BYTES:
+        return Support(f"input or output is larger than {MOST_BYTES >> 40} TiB (is a pad or a size mistyped?)")
     answer = lowering.supports(problem, request)
     return answer if isinstance(answer, Support) else YES if answer else Support("it gives no reason")
 

@@ -246,3 +246,11 @@ def test_no_features_are_zeros_and_the_bias():
     assert nc.linear(np.zeros((0, 7), "f4"), np.zeros((5, 7), "f4")).shape == (0, 5)
     assert nc.linear(np.zeros((2, 0, 7), "f4"), np.zeros((5, 7), "f4")).shape == (2, 0, 5)
     assert np.array_equal(nc.Linear.from_arrays(w, bias)(x), np.broadcast_to(bias, (3, 5)))
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "kn2row-aa", "im2col", "direct"])
+@pytest.mark.parametrize("options", [{}, {"max_workspace": 1000}])
+def test_a_mistyped_pad_is_refused_before_anything_is_planned(algorithm, options):
+    for padding in (200_000, 10**6, 10**9):
+        with pytest.raises(nc.UnsupportedProblem, match="larger than 4 TiB"):
+            nc.conv2d(X, W, padding=padding, algorithm=algorithm, **options)

@@ -41,6 +41,7 @@ from numbaconv.workspace import address_of
 
 PAPER = "Anderson, Vasudevan, Keane, Gregg: arXiv 1709.03395 (2017)"
 STRIP_BYTES = 2 << 20  # of output: L2 and a little; smaller ones make thin products
+MOST_STRIPS = 256
 WASTE = 4  # one multiply-add in so many may be with a zero column
 
 
@@ -160,7 +161,7 @@ def _strips(problem) -> tuple[Part, ...]:
     """An image in strips of output rows that stay in cache while tap after tap is added to them."""
     p = replace(problem, mb=1)
     strips = -(-p.oc * p.oh * p.ow * p.itemsize // STRIP_BYTES)
-    return tuple(part_of(p, 0, 1, row, rows) for row, rows in cuts(p.oh, max(1, min(p.oh, strips))))
+    return tuple(part_of(p, 0, 1, row, rows) for row, rows in cuts(p.oh, max(1, min(p.oh, strips, MOST_STRIPS))))
 
 
 class Accumulate(TapByTap, abstract=True):
