@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import CellType, FunctionType
 from typing import Any
 
 from numba import types
 
-__all__ = ["Word", "cuda_compile", "cuda_intrinsic", "cuda_missing", "cuda_module", "rebound"]
+__all__ = ["Function", "Kernel", "Word", "cuda_compile", "cuda_intrinsic", "cuda_missing", "cuda_module", "meaning",
+           "pointer", "rebound", "record"]  # fmt: skip
+
+REGISTERS = 65536
+"""Of a multiprocessor, for all threads on it."""
 
 
 class Word:
@@ -28,6 +33,82 @@ class Word:
 
     def __repr__(self):
         return f"<CUDA word {self.__name__}>"
+
+
+class Function(Word):
+    """A plain function that kernels call: written out where it is called, on the device as in the emulator."""
+
+    def __init__(self, function: FunctionType):
+        super().__init__(function.__name__, self._compiled, doc=function.__doc__)
+        self.function = function
+
+    def _compiled(self):
+        # Into the caller before types are inferred: so it may fill the caller's arrays, and no register is moved.
+        return cuda_module().jit(device=True, inline="always")(rebound(self.function, device_form))
+
+
+_meanings: dict[int, Word] = {}
+
+
+def meaning(compiled: Any, word: Word) -> None:
+    """Make `word` stand for a function of the CPU's, where a function that names that is used in a CUDA kernel."""
+    _meanings[id(compiled)] = word
+
+
+def word_of(value: Any) -> Word | None:
+    """The word that a value of a kernel is, or stands for: functions compiled for the CPU serve kernels as well."""
+    if isinstance(value, Word):
+        return value
+    if id(value) not in _meanings and isinstance(getattr(value, "py_func", None), FunctionType):
+        _meanings[id(value)] = Function(value.py_func)
+    return _meanings.get(id(value))
+
+
+def device_form(value: Any) -> Any:
+    """What numba-cuda is given for a value that a kernel names."""
+    word = word_of(value)
+    return value if word is None else word.device
+
+
+def record(kind: Any) -> types.Type:
+    """The type of a named tuple of 32-bit integers, a kernel's argument."""
+    return types.NamedUniTuple(types.int32, len(kind._fields), kind)
+
+
+def pointer(itemsize: int) -> types.Type:
+    """The type of a pointer to float32 or float64 in global memory."""
+    return types.CPointer(types.float32 if itemsize == 4 else types.float64)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel as it is compiled, emulated and launched.
+
+    Attributes
+    ----------
+    name : str
+        What files of compiled code and messages call it.
+    function : function
+        Plain Python, of words.
+    signature : numba signature
+        Pointers, ``record``s, 32-bit integers and reals.
+    threads, blocks : int
+        `blocks` of its blocks of `threads` threads fit on a multiprocessor.
+    least : tuple
+        The first compute capability that has its instructions.
+    """
+
+    name: str
+    function: FunctionType
+    signature: Any
+    threads: int
+    blocks: int = 1
+    least: tuple[int, int] = (7, 5)
+
+    @property
+    def registers(self) -> int:
+        """The most that a thread may have."""
+        return min(255, REGISTERS // (self.threads * self.blocks))
 
 
 def rebound(function: FunctionType, form: Callable[[Any], Any]) -> FunctionType:
@@ -70,7 +151,7 @@ def cuda_missing() -> str | None:
 
 def cuda_compile(function, signature, cc: tuple[int, int], threads: int, blocks: int = 1, output: str = "ptx"):
     """PTX (text) or LTO-IR (bytes) of a kernel for blocks of `threads`, `blocks` of which fit on a multiprocessor."""
-    kernel = rebound(function, lambda value: value.device if isinstance(value, Word) else value)
+    kernel = rebound(function, device_form)
     bounds = (threads, blocks)
     compiler = cuda_module().compile
     return compiler(kernel, signature, device=False, abi="numba", cc=cc, output=output, launch_bounds=bounds)[0]

@@ -1,10 +1,11 @@
 """CUDA blocks on the CPU: the kernels themselves, as Python, one greenlet a thread, at their real tile sizes.
 
-What a GPU leaves undefined is an error here, or NaN: shared and local memory start as NaN; an asynchronous copy lands
-only when its thread waits for it; threads run in shuffled order; reads and writes outside an array, 128-bit accesses
-that are not aligned, int32 overflow, races in shared memory (a word that one thread writes and another touches with no
-barrier between), barriers that not all threads reach and barriers that they reach in different places all raise
-``EmulationError``. What it cannot show: whether PTX means what the twins in ``intrinsics`` say, and how fast it is.
+What a GPU leaves undefined is an error here, or NaN: shared and local memory start as NaN (-1 where it is of integers);
+an asynchronous copy lands only when its thread waits for it; threads run in shuffled order; reads and writes outside an
+array, wide accesses that are not aligned, int32 overflow, races in shared memory (an element that one thread writes and
+another touches with no barrier, or ``syncwarp`` within a warp, between), barriers that not all threads reach, and
+barriers or instructions of a whole warp that its threads reach in different places all raise ``EmulationError``. What
+it cannot show: whether PTX means what the twins in ``intrinsics`` say, and how fast it is.
 """
 
 from __future__ import annotations
@@ -17,112 +18,18 @@ from types import SimpleNamespace
 import numpy as np
 from numba import types
 
+from numbaconv.devices.emulated_memory import EPOCH, SYNCS, WARP, EmulationError, Memory, SharedMemory, int32, within
 from numbaconv.devices.intrinsics import cuda
-from numbaconv.jit_cuda import Word, rebound
+from numbaconv.jit_cuda import Function, rebound, word_of
+
+__all__ = ["EmulationError", "Memory", "launch"]
 
 SHARED_BYTES = 48 * 1024
-NOBODY, MANY, COPYING = -1, -2, -3
-
-
-class EmulationError(Exception):
-    """What on a GPU would have been undefined."""
-
-
-def within(value, low: int, high: int) -> int:
-    """`value` as an int; an error unless low <= value <= high."""
-    if not low <= value <= high:
-        raise EmulationError(f"{value} is not between {low} and {high}: it does not fit its 32 bits")
-    return int(value)
-
-
-def int32(value) -> int:
-    return within(value, -(2**31), 2**31 - 1)
-
-
-class Memory:
-    """A flat array with every access checked. `base` is how many elements past a 16-byte boundary it begins."""
-
-    def __init__(self, name: str, values: np.ndarray, base: int = 0):
-        self.name, self.values, self.base = name, values, base
-
-    def _place(self, index, count: int, aligned: bool = False) -> int:
-        index = int32(index)
-        if aligned and (self.base + index) % 4:
-            raise EmulationError(f"128-bit access to {self.name}[{index}] is misaligned")
-        if count and not 0 <= index <= len(self.values) - count:
-            raise EmulationError(f"{self.name}[{index}:{index + count}] is outside its {len(self.values)} elements")
-        return index
-
-    def touch(self, where, writes: bool):
-        """Told of every access, as a slice or an array of indices."""
-
-    def __getitem__(self, index):
-        index = self._place(index, 1)
-        self.touch(slice(index, index + 1), writes=False)
-        return self.values[index]
-
-    def __setitem__(self, index, value):
-        index = self._place(index, 1)
-        self.touch(slice(index, index + 1), writes=True)
-        self.values[index] = value
-
-    def read4(self, index, count: int = 4):
-        """`count` elements from a multiple of four."""
-        if not 0 <= count <= 4:
-            raise EmulationError(f"{count} of four elements of {self.name}")
-        index = self._place(index, count, aligned=True)
-        self.touch(slice(index, index + count), writes=False)
-        return self.values[index : index + count]
-
-    def write4(self, index, values):
-        index = self._place(index, 4, aligned=True)
-        self.touch(slice(index, index + 4), writes=True)
-        self.values[index : index + 4] = values
-
-    def gather4(self, index, pitch: int, rows: int, columns: list[int]):
-        """``[row, column]`` of a matrix of rows `pitch` apart at `index`; each four columns are one access."""
-        for column in columns[::4]:
-            for row in (0, rows - 1):
-                self._place(index + row * pitch + column, 4, aligned=True)
-        if pitch % 4:
-            raise EmulationError(f"rows of {pitch} elements in {self.name}: 128-bit access is misaligned")
-        where = int(index) + pitch * np.arange(rows)[:, None] + np.array(columns)
-        self.touch(where, writes=False)
-        return self.values[where]
-
-
-class SharedMemory(Memory):
-    """A block's, with who touched what since the last barrier."""
-
-    def __init__(self, name, values, base, block):
-        super().__init__(name, values, base)
-        self.block = block
-        self.writer, self.written = np.full(len(values), NOBODY), np.full(len(values), -1)
-        self.reader, self.seen = np.full(len(values), NOBODY), np.full(len(values), -1)
-
-    def touch(self, where, writes: bool):
-        me, now = self.block.current.number, self.block.barriers
-        writer = self.writer[where]
-        if (writer == COPYING).any():
-            raise EmulationError(f"thread {me} touches {self.name} where an asynchronous copy is under way")
-        fresh = self.written[where] == now
-        if (fresh & (writer != me)).any():
-            raise EmulationError(
-                f"race: thread {me} touches what another wrote to {self.name}, with no barrier between"
-            )
-        seen = self.seen[where] == now
-        reader = self.reader[where]
-        if not writes:
-            self.reader[where] = np.where(seen & (reader != me), MANY, me)
-            self.seen[where] = now
-            return
-        if (seen & (reader != me)).any():
-            raise EmulationError(f"race: thread {me} writes what another read of {self.name}, with no barrier between")
-        self.writer[where], self.written[where] = me, now
+LANES = 32
 
 
 class Thread:
-    """One thread of a block, and its asynchronous copies."""
+    """One thread of a block, its asynchronous copies, and where it waits."""
 
     within = staticmethod(within)
 
@@ -132,13 +39,10 @@ class Thread:
         self.copies: list = []
         self.groups: list = []
         self.site: str | None = None
+        self.word = None  # of the whole warp, that it waits for
+        self.operands: tuple = ()
+        self.result = None
         self.greenlet = None
-
-    def start_copy(self, shared, into, source, index, count):
-        source.read4(index, count)
-        shared.write4(into, np.nan)
-        shared.writer[into : into + 4] = COPYING
-        self.copies.append((shared, into, source, index, count))
 
     def commit_copies(self):
         self.groups.append(self.copies)
@@ -146,9 +50,14 @@ class Thread:
 
     def wait_copies(self, pending: int):
         while len(self.groups) > pending:
-            for shared, into, source, index, count in self.groups.pop(0):
-                shared.writer[into : into + 4] = self.number
-                shared.write4(into, [*source.read4(index, count), 0, 0, 0, 0][:4])
+            for shared, *copy in self.groups.pop(0):
+                shared.end_copy(*copy)
+
+    def where(self) -> str:
+        """Where it is, for a message."""
+        if self.greenlet.dead:
+            return "has left"
+        return f"is at {self.word.__name__ if self.word else 'a barrier'} ({self.site})"
 
 
 class Block:
@@ -159,13 +68,28 @@ class Block:
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=self._local_array)
         self.arrays: list[SharedMemory] = []
+        self.functions: dict[Function, object] = {}
         self.barriers = 0
         places = itertools.product(range(size.z), range(size.y), range(size.x))
         self.threads = [Thread(self, number, axes(x, y, z)) for number, (z, y, x) in enumerate(places)]
-        self.current = self.threads[0]
+        self.warps = [self.threads[first : first + LANES] for first in range(0, len(self.threads), LANES)]
+        self.syncs = [0] * len(self.warps)
+        self._run_as(self.threads[0])
 
     threadIdx = property(lambda self: self.current.place)
-    laneid = property(lambda self: self.current.number % 32)
+    laneid = property(lambda self: self.current.number % LANES)
+
+    def stamp_of(self, thread) -> int:
+        """What it marks shared memory with, until the next barrier or ``syncwarp``."""
+        warp, lane = divmod(thread.number, LANES)
+        return self.base | self.syncs[warp] << SYNCS | warp << WARP | lane
+
+    def _run_as(self, thread):
+        self.current, self.base = thread, self.barriers << EPOCH
+        self.stamp = self.stamp_of(thread)
+
+    def sync_warp(self, warp: int):
+        self.syncs[warp] += 1
 
     def _shared_array(self, shape, dtype, alignment=None):
         number = self.current.shared_arrays
@@ -176,25 +100,43 @@ class Block:
             if used > SHARED_BYTES:
                 raise EmulationError(f"{used} bytes of shared memory, more than {SHARED_BYTES}")
             # An array that does not ask for it is aligned to its elements only.
-            base = 0 if alignment and alignment % 16 == 0 else 1
+            base = (alignment or 0) // values.itemsize % (16 // values.itemsize) if alignment else 1
             self.arrays.append(SharedMemory(f"shared array {number}", values, base, self))
         return self.arrays[number]
 
     def _local_array(self, shape, dtype, alignment=None):
         return Memory("a local array", poisoned(shape, dtype))
 
+    def _park(self, frame):
+        """Let others run until this thread may go on."""
+        thread = self.current
+        thread.site = f"line {frame.f_lineno} of {frame.f_code.co_name}"
+        thread.greenlet.parent.switch()
+        return thread.result
+
     def syncthreads(self):
-        frame = sys._getframe(1)
-        self.current.site = f"line {frame.f_lineno} of {frame.f_code.co_name}"
-        self.current.greenlet.parent.switch()
+        self._park(sys._getframe(1))
 
     def word(self, value):
         """What a name of the kernel means here."""
         if value is cuda:
             return self
-        if isinstance(value, Word):
-            return lambda *operands: value.twin(self.current, *operands)
-        return NUMBERS.get(value, value) if isinstance(value, types.Type) else value
+        word = word_of(value)
+        if isinstance(word, Function):
+            if word not in self.functions:
+                self.functions[word] = rebound(word.function, self.word)
+            return self.functions[word]
+        if word is None:
+            return NUMBERS.get(value, value) if isinstance(value, types.Type) else value
+        twin = word.twin
+        if not getattr(word, "collective", False):
+            return lambda *operands: twin(self.current, *operands)
+
+        def collective(*operands):
+            self.current.word, self.current.operands = word, operands
+            return self._park(sys._getframe(1))
+
+        return collective
 
     def run(self, kernel, arguments):
         from greenlet import greenlet
@@ -202,27 +144,54 @@ class Block:
         function = rebound(kernel, self.word)
         for thread in self.threads:
             thread.greenlet = greenlet(function)
-        waiting = self.threads
-        while waiting:
-            order = list(waiting)
-            self.rng.shuffle(order)
-            for thread in order:
-                self.current = thread
+        ready = list(self.threads)
+        while ready:
+            self.rng.shuffle(ready)
+            for thread in ready:
+                self._run_as(thread)
                 thread.greenlet.switch(*(() if thread.site else arguments))
-            waiting = [thread for thread in self.threads if not thread.greenlet.dead]
-            if waiting and len(waiting) < len(self.threads):
-                raise EmulationError(
-                    f"a barrier ({waiting[0].site}) after {len(self.threads) - len(waiting)} threads left"
-                )
-            sites = {thread.site for thread in waiting}
-            if len(sites) > 1:
-                raise EmulationError(f"divergent barriers: {', '.join(sorted(sites))}")
-            self.barriers += 1
+            ready = self._released()
         if any(thread.copies or any(thread.groups) for thread in self.threads):
             raise EmulationError("a thread left with asynchronous copies under way")
 
+    def _released(self) -> list[Thread]:
+        """The threads that may go on, now that all wait or have left."""
+        done = [thread for warp in self.warps if any(thread.word for thread in warp) for thread in self._together(warp)]
+        if done:
+            return done
+        waiting = [thread for thread in self.threads if not thread.greenlet.dead]
+        if waiting and len(waiting) < len(self.threads):
+            raise EmulationError(f"a barrier ({waiting[0].site}) after {len(self.threads) - len(waiting)} threads left")
+        sites = {thread.site for thread in waiting}
+        if len(sites) > 1:
+            raise EmulationError(f"divergent barriers: {', '.join(sorted(sites))}")
+        self.barriers += 1
+        return waiting
 
-NUMBERS = {types.int32: int32, types.float32: np.float32}
+    def _together(self, warp: list[Thread]) -> list[Thread]:
+        """Do for a warp what its lanes wait for."""
+        first = next(thread for thread in warp if thread.word)
+        if len(warp) < LANES:
+            raise EmulationError(f"{first.word.__name__} ({first.site}) in a warp of {len(warp)} lanes")
+        for thread in warp:
+            if thread.word is not first.word or thread.site != first.site or thread.greenlet.dead:
+                raise EmulationError(
+                    f"not all lanes of a warp reach {first.word.__name__} ({first.site}): thread {thread.number} "
+                    f"{thread.where()}"
+                )
+        results = first.word.twin(warp, [thread.operands for thread in warp]) or [None] * LANES
+        for thread, result in zip(warp, results, strict=True):
+            thread.word, thread.operands, thread.result = None, (), result
+        return warp
+
+
+NUMBERS = {
+    types.int32: int32,
+    types.uint32: lambda value: within(value, 0, 2**32 - 1),
+    types.int64: int,
+    types.float32: np.float32,
+    types.float64: np.float64,
+}
 
 
 def axes(x: int = 1, y: int = 1, z: int = 1):
@@ -246,8 +215,9 @@ def launch(kernel, grid: tuple[int, ...], block: int, *arguments, seed: int = 0)
     grid, block
         Blocks in x, y, z; threads in a block.
     arguments
-        NumPy arrays (contiguous, seen as flat, written in place, as if aligned to 16 bytes), ``Memory``, and numbers:
-        an int is an int32, a float a float32.
+        NumPy arrays of float32, float64 or int32 (contiguous, seen as flat, written in place, as if aligned to 16
+        bytes), ``Memory``, named tuples of ints, and numbers: an int is an int32, a float a float32, a NumPy real what
+        it is.
     seed
         Of the order in which threads run.
     """
@@ -265,4 +235,8 @@ def _argument(number: int, value):
         return Memory(f"argument {number}", value.reshape(-1))
     if isinstance(value, Memory):
         return value
-    return np.float32(value) if isinstance(value, float | np.floating) else int32(value)
+    if isinstance(value, tuple):
+        return type(value)(*map(int32, value))
+    if isinstance(value, np.floating):
+        return value
+    return np.float32(value) if isinstance(value, float) else int32(value)

@@ -1,165 +1,168 @@
 """The words that CUDA kernels are written in: what NVIDIA GPUs can do and plain numba.cuda cannot say.
 
-Each word is an instruction, or a run of them, emitted as LLVM IR or PTX, with a Python twin beside it that the emulator
-(``devices.emulator``) runs. A twin is called with the emulated thread first; memory is an ``emulator.Memory``. This is
-the only file that knows how numba-cuda generates code, so the only one to rewrite for another code generator.
+Each word is an instruction, or a run of them, emitted as LLVM IR or PTX (``devices.emit``), with a Python twin beside
+it that the emulator (``devices.emulator``) runs. A twin is called with the emulated thread first; memory is an
+``emulated_memory.Memory``.
 
-Kernels see flat float32 memory: kernel arguments are raw pointers to global memory, `shared` is an array made with
-``cuda.shared.array(..., alignment=16)``. Indices count elements and are 32 bits wide; four floats are 16 bytes, and
-their index must be a multiple of four.
+Kernels see flat memory of float32, float64 or int32: kernel arguments are raw pointers to global memory, `shared` is an
+array made with ``cuda.shared.array(..., alignment=16)``. Indices count elements and are 32 bits wide. A vector is 16
+bytes, V = 4 float32 or 2 float64, and its index a multiple of V.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 
-from numbaconv.jit_cuda import Word, cuda_intrinsic, cuda_module
+from numbaconv.devices.emit import (
+    GLOBAL,
+    I32,
+    MEMORY,
+    PTX,
+    REALS,
+    SHARED,
+    VALUE,
+    element,
+    instruction,
+    itemsize_of,
+    vector_of,
+)
+from numbaconv.devices.register_tile import multiply_tile, take_row
+from numbaconv.devices.tensor_cores import multiply_tile_mma
+from numbaconv.jit_cuda import Word, cuda_module
 
-FLOAT, I32, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
-FOUR = ir.VectorType(FLOAT, 4)
-VOID = ir.VoidType()
-GLOBAL, SHARED = 1, 3
-MEMORY = object()
-"""In an instruction's signature: whatever memory it is handed."""
+__all__ = [
+    "cp_async1", "cp_async16", "cp_async_commit", "cp_async_wait", "cuda", "float32", "float64", "int32", "ld1_zfill",
+    "ld4", "ld4_zfill", "ldv", "ldv_zfill", "multiply_tile", "multiply_tile_mma", "shfl_down", "shfl_xor", "st4",
+    "stv", "syncwarp", "take_row", "udiv32", "uint32", "umod32",
+]  # fmt: skip
 
-float32, int32, uint32, void = types.float32, types.int32, types.uint32, types.void
-floats4 = types.UniTuple(types.float32, 4)
+float32, float64, int32, uint32, void = types.float32, types.float64, types.int32, types.uint32, types.void
 
 cuda = Word("cuda", cuda_module, doc="numba.cuda: threadIdx, blockIdx, syncthreads, shared.array, local.array.")
-
-
-class Emit:
-    """LLVM IR and PTX for one use of an instruction."""
-
-    def __init__(self, context, builder):
-        self.context, self.builder = context, builder
-
-    def memory(self, kind, value):
-        """The first element of an array, or of a kernel's pointer, as a pointer."""
-        if isinstance(kind, types.CPointer):  # a kernel's pointers are to global memory
-            return self.builder.addrspacecast(value, ir.PointerType(FLOAT, addrspace=GLOBAL))
-        return self.context.make_array(kind)(self.context, self.builder, value).data
-
-    def at(self, memory, index):
-        index = ir.Constant(I64, index) if isinstance(index, int) else self.builder.sext(index, I64)
-        return self.builder.gep(memory, [index], inbounds=True)
-
-    def _four(self, pointer):
-        return self.builder.bitcast(pointer, ir.PointerType(FOUR, addrspace=pointer.type.addrspace))
-
-    def load4(self, pointer) -> list:
-        values = self.builder.load(self._four(pointer), align=16)
-        return [self.builder.extract_element(values, ir.Constant(I32, lane)) for lane in range(4)]
-
-    def store4(self, values, pointer):
-        packed = ir.Constant(FOUR, ir.Undefined)
-        for lane, value in enumerate(values):
-            packed = self.builder.insert_element(packed, value, ir.Constant(I32, lane))
-        self.builder.store(packed, self._four(pointer), align=16)
-
-    def address(self, pointer, space):
-        """A pointer as the number that PTX wants: 32 bits in shared memory, 64 in global."""
-        if pointer.type.addrspace != space:
-            pointer = self.builder.addrspacecast(pointer, ir.PointerType(FLOAT, addrspace=space))
-        return self.builder.ptrtoint(pointer, I32 if space == SHARED else I64)
-
-    def ptx(self, text, constraints, result=VOID, values=()):
-        kind = ir.FunctionType(result, [value.type for value in values])
-        return self.builder.call(ir.InlineAsm(kind, text, constraints, side_effect=True), values)
-
-    def tuple4(self, values):
-        return self.context.make_tuple(self.builder, floats4, values)
-
-
-def instruction(result, *operands, twin):
-    """Turn an emitter ``f(emit, *values) -> value or None`` into a word; `operands` are types, or MEMORY."""
-
-    def decorate(emitter):
-        def typing(typingctx, *given):
-            taken = [kind if operand is MEMORY else operand for operand, kind in zip(operands, given, strict=True)]
-
-            def codegen(context, builder, signature, values):
-                emit = Emit(context, builder)
-                values = [
-                    emit.memory(kind, value) if operand is MEMORY else value
-                    for operand, kind, value in zip(operands, signature.args, values, strict=True)
-                ]
-                return emitter(emit, *values) or context.get_dummy_value()
-
-            return result(*taken), codegen
-
-        # numba-cuda reads the number of operands off the signature.
-        names = ["typingctx", *(f"operand{number}" for number in range(len(operands)))]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        typing.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
-        typing.__name__ = emitter.__name__
-        word = Word(emitter.__name__, lambda: cuda_intrinsic(typing), twin, emitter.__doc__)
-        word.typing = typing  # what has no PTX in it can be compiled for a CPU too, and held against its twin
-        return word
-
-    return decorate
-
 
 # ------------------------------------------------------------------------------------------ 128 bits at a time
 
 
-@instruction(floats4, MEMORY, int32, twin=lambda thread, memory, index: tuple(memory.read4(index)))
-def ld4(emit, memory, index):
-    """``memory[index : index + 4]`` as a tuple."""
-    return emit.tuple4(emit.load4(emit.at(memory, index)))
+@functools.cache
+def ldv(itemsize: int) -> Word:
+    """The word ``load(memory, index)``: the V elements of ``memory[index : index + V]``, as a tuple."""
+    width = vector_of(itemsize)
+    kind = types.UniTuple(REALS[itemsize], width)
+
+    def twin(thread, memory, index):
+        return tuple(memory.read(index, width, width))
+
+    @instruction(kind, MEMORY, int32, twin=twin, itemsize=itemsize)
+    def load(emit, memory, index):
+        return emit.tuple_of(kind, emit.load(emit.at(memory, index), width))
+
+    return load
 
 
-def _st4(thread, memory, index, *values):
-    memory.write4(index, values)
+@functools.cache
+def stv(itemsize: int) -> Word:
+    """The word ``store(memory, index, *values)``: ``memory[index : index + V] = values``, V of them."""
+    width = vector_of(itemsize)
+
+    def twin(thread, memory, index, *values):
+        memory.write(index, values, width)
+
+    @instruction(void, MEMORY, int32, *[REALS[itemsize]] * width, twin=twin, itemsize=itemsize)
+    def store(emit, memory, index, *values):
+        emit.store(values, emit.at(memory, index))
+
+    return store
 
 
-@instruction(void, MEMORY, int32, float32, float32, float32, float32, twin=_st4)
-def st4(emit, memory, index, *values):
-    """``memory[index : index + 4] = values``."""
-    emit.store4(values, emit.at(memory, index))
+@functools.cache
+def ldv_zfill(itemsize: int) -> Word:
+    """The word ``load(memory, index, count)``: the first `count` (0 to V) of global ``memory[index : index + V]``.
+
+    A tuple of V, the others zero; they are not touched.
+    """
+    width = vector_of(itemsize)
+    kind = types.UniTuple(REALS[itemsize], width)
+
+    def twin(thread, memory, index, count):
+        return (*memory.read(index, count, width), *[memory.zero] * (width - count))
+
+    @instruction(kind, MEMORY, int32, int32, twin=twin, itemsize=itemsize)
+    def load_zfill(emit, memory, index, count):
+        real = memory.type.pointee
+        name, letter, zero = PTX[str(real)]
+        pointer = emit.address(emit.at(memory, index), GLOBAL)
+        ours = range(width)
+        zeros = "".join(f"mov.{name} ${lane}, {zero}; " for lane in ours)
+        single = "".join(
+            f"setp.gt.and.s32 some, ${width + 1}, {lane}, !all; "
+            f"@some ld.global.{name} ${lane}, [${width} + {lane * itemsize}]; "
+            for lane in ours[:-1]
+        )
+        text = f"""{{
+            .reg .pred all, some;
+            setp.ge.s32 all, ${width + 1}, {width};
+            {zeros}
+            @all ld.global.v{width}.{name} {{{", ".join(f"${lane}" for lane in ours)}}}, [${width}];
+            {single}
+        }}"""
+        outputs = ",".join(f"=&{letter}" for _ in ours)
+        values = emit.ptx(text, f"{outputs},l,r,~{{memory}}", ir.LiteralStructType([real] * width), [pointer, count])
+        return emit.tuple_of(kind, [emit.builder.extract_value(values, lane) for lane in ours])
+
+    return load_zfill
 
 
-def _ld4_zfill(thread, memory, index, count):
-    return (*memory.read4(index, count), 0.0, 0.0, 0.0, 0.0)[:4]
+ld4, st4, ld4_zfill = ldv(4), stv(4), ldv_zfill(4)
 
 
-@instruction(floats4, MEMORY, int32, int32, twin=_ld4_zfill)
-def ld4_zfill(emit, memory, index, count):
-    """The first `count` (0 to 4) of ``memory[index : index + 4]``, then zeros; the rest is not touched."""
+def _ld1_zfill(thread, memory, index, count):
+    if thread.within(count, 0, 1):
+        return memory[index]
+    thread.within(index, -(2**31), 2**31 - 1)
+    return memory.zero
+
+
+@instruction(lambda memory, *_: element(memory), MEMORY, int32, int32, twin=_ld1_zfill)
+def ld1_zfill(emit, memory, index, count):
+    """Global ``memory[index]`` where `count` is 1; 0, and nothing is touched, where it is 0. No branch."""
+    name, letter, zero = PTX[str(memory.type.pointee)]
     pointer = emit.address(emit.at(memory, index), GLOBAL)
-    text = """{
-        .reg .pred all, some;
-        setp.ge.s32 all, $5, 4;
-        mov.f32 $0, 0f00000000; mov.f32 $1, 0f00000000; mov.f32 $2, 0f00000000; mov.f32 $3, 0f00000000;
-        @all ld.global.v4.f32 {$0, $1, $2, $3}, [$4];
-        setp.gt.and.s32 some, $5, 0, !all;  @some ld.global.f32 $0, [$4];
-        setp.gt.and.s32 some, $5, 1, !all;  @some ld.global.f32 $1, [$4 + 4];
-        setp.gt.and.s32 some, $5, 2, !all;  @some ld.global.f32 $2, [$4 + 8];
-    }"""
-    result = ir.LiteralStructType([FLOAT] * 4)
-    values = emit.ptx(text, "=&f,=&f,=&f,=&f,l,r,~{memory}", result, [pointer, count])
-    return emit.tuple4([emit.builder.extract_value(values, lane) for lane in range(4)])
+    text = f"{{ .reg .pred p; setp.gt.s32 p, $2, 0; mov.{name} $0, {zero}; @p ld.global.{name} $0, [$1]; }}"
+    return emit.ptx(text, f"=&{letter},l,r,~{{memory}}", memory.type.pointee, [pointer, count])
 
 
 # ---------------------------------------------------------------------------------- asynchronous copies, sm_80+
 
 
+def _copy(emit, shared, into, source, index, count, bytes_: int, way: str):
+    target = emit.address(emit.at(shared, into), SHARED)
+    pointer = emit.address(emit.at(source, index), GLOBAL)
+    size = emit.builder.shl(count, ir.Constant(I32, itemsize_of(source).bit_length() - 1))
+    text = f"cp.async.{way}.shared.global [$0], [$1], {bytes_}, $2;"
+    emit.ptx(text, "r,l,r,~{memory}", values=[target, pointer, size])
+
+
 def _cp_async16(thread, shared, into, source, index, count):
-    thread.start_copy(shared, into, source, index, count)
+    shared.start_copy(thread, into, source, index, count, source.vector)
 
 
 @instruction(void, MEMORY, int32, MEMORY, int32, int32, twin=_cp_async16)
 def cp_async16(emit, shared, into, source, index, count):
-    """Start copying the first `count` (0 to 4) of ``source[index : index + 4]``, then zeros, to ``shared[into:]``."""
-    target = emit.address(emit.at(shared, into), SHARED)
-    pointer = emit.address(emit.at(source, index), GLOBAL)
-    size = emit.builder.shl(count, ir.Constant(I32, 2))
-    emit.ptx("cp.async.cg.shared.global [$0], [$1], 16, $2;", "r,l,r,~{memory}", values=[target, pointer, size])
+    """Start copying the first `count` (0 to V) of ``source[index : index + V]``, then zeros, to ``shared[into:]``."""
+    _copy(emit, shared, into, source, index, count, 16, "cg")
+
+
+def _cp_async1(thread, shared, into, source, index, count):
+    shared.start_copy(thread, into, source, index, count, 1)
+
+
+@instruction(void, MEMORY, int32, MEMORY, int32, int32, twin=_cp_async1)
+def cp_async1(emit, shared, into, source, index, count):
+    """Start copying ``source[index]`` (`count` 1), or a zero (`count` 0: nothing is read), to ``shared[into]``."""
+    _copy(emit, shared, into, source, index, count, itemsize_of(source), "ca")
 
 
 @instruction(void, twin=lambda thread: thread.commit_copies())
@@ -182,96 +185,77 @@ def cp_async_wait(pending: int) -> Word:
     return wait
 
 
+# --------------------------------------------------------------------------------------------- all lanes of a warp
+
+
+def _syncwarp(threads, operands):
+    threads[0].block.sync_warp(threads[0].number // 32)
+
+
+@instruction(void, twin=_syncwarp, collective=True)
+def syncwarp(emit):
+    """Wait for the warp's 32 lanes; what one of them wrote before it, the others see."""
+    emit.ptx("bar.warp.sync 0xffffffff;", "~{memory}")
+
+
+def _shuffle(emit, way, value, by):
+    """``shfl.sync``, 32 bits at a time."""
+    name, letter, _ = PTX[str(value.type)]
+    if name == "f64":
+        text = f"""{{
+            .reg .b32 low, high;
+            mov.b64 {{low, high}}, $1;
+            shfl.sync.{way}.b32 low, low, $2, 0x1f, 0xffffffff;
+            shfl.sync.{way}.b32 high, high, $2, 0x1f, 0xffffffff;
+            mov.b64 $0, {{low, high}};
+        }}"""
+    else:
+        text = f"shfl.sync.{way}.b32 $0, $1, $2, 0x1f, 0xffffffff;"
+    return emit.ptx(text, f"={letter},{letter},r", value.type, [value, by])
+
+
+def _shfl_down(threads, operands):
+    values = [value for value, _ in operands]
+    steps = [threads[0].within(by, 0, 31) for _, by in operands]
+    return [values[lane + by if lane + by < 32 else lane] for lane, by in enumerate(steps)]
+
+
+@instruction(lambda value, _: value, VALUE, int32, twin=_shfl_down, collective=True)
+def shfl_down(emit, value, by):
+    """The `value` of the lane `by` (0 to 31) further up; a lane that has none there keeps its own."""
+    return _shuffle(emit, "down", value, by)
+
+
+def _shfl_xor(threads, operands):
+    return [operands[lane ^ threads[0].within(mask, 0, 31)][0] for lane, (_, mask) in enumerate(operands)]
+
+
+@instruction(lambda value, _: value, VALUE, int32, twin=_shfl_xor, collective=True)
+def shfl_xor(emit, value, mask):
+    """The `value` of the lane whose number differs in the bits of `mask` (0 to 31)."""
+    return _shuffle(emit, "bfly", value, mask)
+
+
 # -------------------------------------------------------------------------------------------------- arithmetic
 
-
-def _unsigned(thread, *values):
-    return [thread.within(value, 0, 2**32 - 1) for value in values]
+UNSIGNED = 2**32 - 1
 
 
-@instruction(uint32, uint32, uint32, twin=lambda thread, a, b: _unsigned(thread, a)[0] // _unsigned(thread, b)[0])
+def _udiv32(thread, a, b):
+    return thread.within(a, 0, UNSIGNED) // thread.within(b, 1, UNSIGNED)
+
+
+@instruction(uint32, uint32, uint32, twin=_udiv32)
 def udiv32(emit, a, b):
     """``a // b`` of non-negative numbers; Numba's own ``//`` would be the several times slower 64-bit one."""
     return emit.builder.udiv(a, b)
 
 
-@instruction(uint32, uint32, uint32, twin=lambda thread, a, b: _unsigned(thread, a)[0] % _unsigned(thread, b)[0])
+def _umod32(thread, a, b):
+    return thread.within(a, 0, UNSIGNED) % thread.within(b, 1, UNSIGNED)
+
+
+@instruction(uint32, uint32, uint32, twin=_umod32)
 def umod32(emit, a, b):
     """``a % b`` of non-negative numbers."""
     return emit.builder.urem(a, b)
-
-
-@functools.cache
-def multiply_tile(bk: int, bm: int, bn: int, mr: int, nr: int, step_m: int, step_n: int) -> Word:
-    """The word ``multiply(shared_a, i, shared_b, j, sums)``: one thread's share of one k-tile.
-
-    ::
-
-        for p in range(bk):  # outer products, all in registers
-            sums[mr x nr] += column p of A's tile (mr values) x row p of B's tile (nr values)
-
-    The tiles lie in shared memory as (bk, bm) and (bk, bn). Of its `mr` rows a thread has four in a row at `i`, four at
-    ``i + step_m``, and so on, and likewise for its columns: each four are one 128-bit load. Written out as a whole
-    because neither Numba nor NVVM unrolls a loop nest of this size, and `sums` must stay in registers.
-    """
-    rows = [step_m * (i // 4) + i % 4 for i in range(mr)]
-    columns = [step_n * (j // 4) + j % 4 for j in range(nr)]
-
-    def twin(thread, shared_a, i, shared_b, j, sums):
-        a = shared_a.gather4(i, bm, bk, rows).astype(np.float64)  # where products of float32 are exact: one rounding
-        b = shared_b.gather4(j, bn, bk, columns)
-        with np.errstate(invalid="ignore", over="ignore"):
-            for p in range(bk):
-                sums.values[:] = sums.values + (a[p][:, None] * b[p]).reshape(-1)
-
-    @instruction(void, MEMORY, int32, MEMORY, int32, MEMORY, twin=twin)
-    def multiply(emit, shared_a, i, shared_b, j, sums):
-        column, row = emit.at(shared_a, i), emit.at(shared_b, j)
-
-        def fragments(p):
-            a = [value for q in rows[::4] for value in emit.load4(emit.at(column, p * bm + q))]
-            b = [value for q in columns[::4] for value in emit.load4(emit.at(row, p * bn + q))]
-            return a, b
-
-        cells = [emit.at(sums, number) for number in range(mr * nr)]
-        total = [emit.builder.load(cell) for cell in cells]
-        coming = fragments(0)
-        for p in range(bk):
-            a, b = coming
-            if p + 1 < bk:  # loads run one step ahead of their use
-                coming = fragments(p + 1)
-            for r in range(mr):
-                # To and fro, so that neighbouring instructions share operands (the register file's reuse cache).
-                for s in range(nr) if r % 2 == 0 else reversed(range(nr)):
-                    total[r * nr + s] = emit.builder.fma(a[r], b[s], total[r * nr + s])
-        for value, cell in zip(total, cells, strict=True):
-            emit.builder.store(value, cell)
-
-    return multiply
-
-
-@functools.cache
-def take_row(mr: int, nr: int) -> Word:
-    """The word ``take(sums, i, line)``: ``line[:] = sums[i * nr : (i + 1) * nr]``, for an `i` known only at run time.
-
-    An array that is indexed by a variable lies in memory; here a jump picks the registers.
-    """
-
-    def twin(thread, sums, i, line):
-        line.values[:] = sums.values[i * nr : (i + 1) * nr]
-
-    @instruction(void, MEMORY, int32, MEMORY, twin=twin)
-    def take(emit, sums, i, line):
-        builder = emit.builder
-        end = builder.append_basic_block("taken")
-        jump = builder.switch(i, end)
-        for row in range(mr):
-            case = builder.append_basic_block(f"row{row}")
-            jump.add_case(ir.Constant(I32, row), case)
-            builder.position_at_end(case)
-            for column in range(nr):
-                builder.store(builder.load(emit.at(sums, row * nr + column)), emit.at(line, column))
-            builder.branch(end)
-        builder.position_at_end(end)
-
-    return take

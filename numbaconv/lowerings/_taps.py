@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from numbaconv.geometry import reached
+from numbaconv.geometry import plain, reached
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,12 @@ class Tap:
         return self.height * self.width
 
 
+_reached = plain(reached)
+
+
 def reach(outputs: int, stride: int, shift: int, size: int) -> tuple[int, int]:
     """The outputs [first, end) along an axis that read input 0 ... size - 1 when output 0 reads `shift`."""
-    low, high = reached.py_func(outputs, stride, shift, size)
+    low, high = _reached(outputs, stride, shift, size)
     return int(low), int(high)
 
 
