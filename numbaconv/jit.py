@@ -90,12 +90,19 @@ def cache_directory() -> Path | None:
 
 
 @functools.cache
-def build_key() -> str:
-    """Hash of all that compiled code depends on: our sources, Numba, LLVM, Python and the CPU."""
+def source_key() -> str:
+    """Hash of our sources alone: the same on every machine."""
     digest = hashlib.sha256()
     for source in sorted(PACKAGE.rglob("*.py")):
         digest.update(source.relative_to(PACKAGE).as_posix().encode())
         digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@functools.cache
+def build_key() -> str:
+    """Hash of all that compiled code depends on: our sources, Numba, LLVM, Python and the CPU."""
+    digest = hashlib.sha256(source_key().encode())
     cpu = numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
     features = numba.config.CPU_FEATURES or llvmlite.binding.get_host_cpu_features().flatten()
     for fact in (numba.__version__, llvmlite.__version__, sys.version, cpu, features):

@@ -16,10 +16,10 @@ LEVELS = [
     "jit jit_cuda machine probes timing simd",
     "geometry devices workspace",
     "gemm",
-    "accounts lowering registry lift division",
+    "accounts lowering lowering_cuda registry lift lift_cuda division",
     "lowerings",
-    "arrays product_plans products dense select plan",
-    "api layers",
+    "arrays product_plans products products_cuda dense select plan plan_cuda plan_hybrid",
+    "api layers explanation",
     "networks bench ladder testing teach warmup",
     "numbaconv",  # the public names
     "cli commands",
@@ -31,7 +31,12 @@ LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms.s
 RUNTIME = {"numba", "numpy", "llvmlite", "numbaconv"}
 EXTRAS = {"cli", "commands", "bench", "teach"}
 """Rooms that may use the libraries of an extra; so may files named plot*."""
-OPTIONAL = {"devices/emulator.py": {"greenlet"}}
+OPTIONAL = {
+    "devices/emulator.py": {"greenlet"},
+    "devices/emulated.py": {"greenlet"},
+    "devices/cubins.py": {"cuda"},
+    "devices/driver.py": {"cuda"},
+}
 """What a file may import of an extra, inside a function."""
 DECORATORS = {"njit", "jit", "cfunc", "vectorize", "guvectorize", "stencil"}
 LONGEST = 330
@@ -92,7 +97,7 @@ def back_arrows(package: Path) -> list[str]:
 def decorators(package: Path) -> list[str]:
     found = []
     for path, tree in sources(package):
-        if path == Path("jit.py"):
+        if path in (Path("jit.py"), Path("jit_cuda.py")):
             continue
         for node in nodes(tree):
             used: list[ast.expr] = []
