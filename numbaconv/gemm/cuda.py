@@ -1,4 +1,4 @@
-"""SGEMM for NVIDIA GPUs: C = clamp(alpha · A · B + beta · C + bias), in tiles of shared memory and of registers.
+"""GEMM for NVIDIA GPUs: C = clamp(alpha · A · B + beta · C + bias + residual), in tiles of shared memory and registers.
 
 ::
 
@@ -8,77 +8,132 @@
        ┌──bm──┐      ┌──bn──┐         ┌────────┬────────┐                  in fours: rows r .. r+3 and r+32 .. r+35,
      bk│ tile │    bk│ tile │         │ warp 0 │ warp 1 │ bm               columns s .. s+3 and s+16 .. s+19, so
        └──────┘      └──────┘         ├────────┼────────┤                  that a warp's 128-bit loads lie side by side
-          bk rows of each are copied  │ warp 2 │ warp 3 │
+          bk rows of each are copied  │ warp 2 │ warp 3 │                  (tensor cores: as their fragments lie)
           to shared memory, ahead     └────────┴────────┘
 
-Each operand is k rows of contiguous memory, row stride a multiple of four, 16-byte aligned: row-major B and
-column-major A as they are, anything else after ``pack``. C is aligned likewise where its stride is such a multiple.
-Edges: what lies beyond m, n or k is zero in shared memory, and not stored. Index arithmetic is 32 bits wide
-(``cuda_tile.check_sizes``). Kernels are plain functions: ``jit_cuda.cuda_compile`` compiles them,
-``devices.emulator.launch`` runs them. Shape and lane order are those of CUTLASS's SIMT kernels
-(https://github.com/NVIDIA/cutlass).
+How the tiles get into shared memory is the operands' own affair (``cuda_loaders``): rows of contiguous memory by 128
+bits, any strides element by element, or patches of an image that exist nowhere else. What lies beyond m, n or k is zero
+in shared memory, and not stored. Index arithmetic is 32 bits wide. Kernels are plain functions:
+``jit_cuda.cuda_compile`` compiles them, ``devices.emulator.launch`` runs them. Shape and lane order are those of
+CUTLASS's SIMT kernels (https://github.com/NVIDIA/cutlass).
 """
 
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 from numba import types
 
 from numbaconv.devices.intrinsics import (
-    cp_async16,
     cp_async_commit,
     cp_async_wait,
     cuda,
     float32,
+    float64,
     int32,
-    ld4_zfill,
     multiply_tile,
-    st4,
+    multiply_tile_mma,
+    stv,
     take_row,
     udiv32,
     umod32,
 )
-from numbaconv.gemm.cuda_tile import GROUP, LANES_M, LANES_N, Kernel, Tile
+from numbaconv.gemm.cuda_loaders import Kind, Share
+from numbaconv.gemm.cuda_tile import ARITHMETIC, GROUP, LANES_M, LANES_N, Tile
+from numbaconv.jit_cuda import Function, Kernel, pointer, record
 
-FLOATS = types.CPointer(types.float32)
 BIASES = (None, "row", "column")
 PACK = 32  # side of pack's tile
 
 
-@functools.cache
-def sgemm(tile: Tile, bias: str | None = None) -> Kernel:
-    """The kernel for `tile`, with a bias for each "row" of C, each "column", or none.
+class Sizes(NamedTuple):
+    """Of a product: its sides, how much of k a block sums up (blockIdx.z says which part), whether C is aligned."""
 
-    Its arguments: a, b, c, bias (pointers); m, n, k, lda, ldb, ldc; alpha, beta, low, high. A and B are k rows with
-    strides lda and ldb, C is m rows with stride ldc; with ``beta = 0`` C is not read. Results are limited to
-    [low, high] (relu: 0 and infinity). k may be 0. The grid is ``cuda_tile.sgemm_grid``'s.
+    m: int
+    n: int
+    k: int
+    k_part: int
+    aligned: int
+
+
+class Place(NamedTuple):
+    """Where C is, or what is added to it: one side counts lines, the other pixels of images of rows x columns.
+
+    Steps in elements from line to line, from image to image, row to row and column to column; of a batch's products,
+    and of their biases; and from a part of k to the next. A plain matrix is one row of pixels.
     """
-    bm, bn, bk, mr, nr = tile.bm, tile.bn, tile.bk, tile.mr, tile.nr
-    slots, slot_a, slot_b = tile.slots, bk * bm, bk * bn
+
+    rows: int
+    columns: int
+    line: int
+    n: int
+    h: int
+    w: int
+    batch: int = 0
+    bias: int = 0
+    part: int = 0
+
+
+def _pixel(place, q):
+    """Where pixel q is."""
+    rest = int32(udiv32(q, place.columns))
+    n = int32(udiv32(rest, place.rows))
+    return int32(n * place.n + (rest - n * place.rows) * place.h + (q - rest * place.columns) * place.w)
+
+
+pixel_at = Function(_pixel)
+
+
+@functools.cache
+def gemm_kernel(
+    tile: Tile, a: Kind, b: Kind, pixels: str = "columns", bias: str | None = None, residual: bool = False
+) -> Kernel:
+    """The kernel for `tile` and ways to load A and B.
+
+    `pixels` says which side of C ("rows" or "columns") is laid out as images, `bias` whether each "row" of C has one,
+    or each "column". Its arguments: a, b, c, bias, residual, table (pointers), records of A and B, the ``Place`` of C
+    and of the residual, ``Sizes``, alpha, beta, low, high. With ``beta = 0`` C is not read. Results are limited to
+    [low, high] (relu: 0 and infinity). k may be 0. The grid is ``cuda_tile.grid_of``'s.
+    """
+    if bias not in BIASES or pixels not in ("rows", "columns"):
+        raise ValueError(f"bias {bias!r} is none of {BIASES}, or pixels {pixels!r} neither 'rows' nor 'columns'")
+    bm, bn, bk, mr, nr, threads, itemsize = tile.bm, tile.bn, tile.bk, tile.mr, tile.nr, tile.threads, tile.itemsize
+    (pitch_a, pitch_b), slots, vector = tile.pitches, tile.slots, tile.vector
+    real = float32 if itemsize == 4 else float64
+    loader_a = a.make(Share(itemsize, bm, pitch_a, bk, threads))
+    loader_b = b.make(Share(itemsize, bn, pitch_b, bk, threads))
+    begin_a, start_a, fetch_a = loader_a.begin, loader_a.start, loader_a.fetch
+    begin_b, start_b, fetch_b = loader_b.begin, loader_b.start, loader_b.fetch
+    put_a, advance_a, put_b, advance_b = loader_a.put, loader_a.advance, loader_b.put, loader_b.advance
+    registers_a, registers_b, count_a, count_b = loader_a.registers, loader_b.registers, loader_a.held, loader_b.held
+    slot_a, slot_b, asynchronous = bk * pitch_a, bk * pitch_b, tile.stages > 0
     copies, all_a, all_b = slots - 1, slots * slot_a, slots * slot_b
-    asynchronous = tile.stages > 0
-    quads_a, quads_b = bm // 4, bn // 4
-    down_a, down_b = tile.threads // quads_a, tile.threads // quads_b  # rows that all threads copy at once
-    steps_a, steps_b = bk // down_a, bk // down_b
-    count_a, count_b, pitch_a, pitch_b = 4 * steps_a, 4 * steps_b, down_a * bm, down_b * bn
     last_a, last_b = copies * slot_a, copies * slot_b
-    warps_n, warp_m, warp_n = bn // (LANES_N * nr), LANES_M * mr, LANES_N * nr
-    step_m, step_n, fours_n, sums_count = LANES_M * 4, LANES_N * 4, nr // 4, mr * nr
-    by_row, by_column = bias == "row", bias == "column"
-    if bias not in BIASES:
-        raise ValueError(f"bias {bias!r} is none of {BIASES}")
-    multiply = multiply_tile(bk, bm, bn, mr, nr, step_m, step_n)
-    take = take_row(mr, nr)
+    warps_n, warp_m, warp_n, sums_count = bn // (LANES_N * nr), LANES_M * mr, LANES_N * nr, mr * nr
+    tensor, by_row, by_column, along_columns = tile.tensor, bias == "row", bias == "column", pixels == "columns"
+    # A lane's rows come in groups of `group_m` neighbours, `step_m` apart; its columns likewise.
+    group_m, group_n = (1, 2) if tensor else (vector, vector)
+    step_m, step_n = (8, 8) if tensor else (LANES_M * vector, LANES_N * vector)
+    groups_n, whole = nr // group_n, group_n == vector
+    four = vector == 4
+    if tensor:
+        multiply = multiply_tile_mma(bk, pitch_a, pitch_b, warp_m, warp_n, ARITHMETIC[tile.arithmetic])
+    else:
+        multiply = multiply_tile(bk, pitch_a, pitch_b, mr, nr, step_m, step_n, itemsize)
+    take, store = take_row(mr, nr, itemsize), stv(itemsize)
     wait, wait_all = cp_async_wait(slots - 2), cp_async_wait(0)
 
-    def kernel(a, b, c, bias, m, n, k, lda, ldb, ldc, alpha, beta, low, high):
-        shared_a = cuda.shared.array(all_a, float32, alignment=16)
-        shared_b = cuda.shared.array(all_b, float32, alignment=16)
-        sums = cuda.local.array(sums_count, float32)
-        line = cuda.local.array(nr, float32)
-        held_a, held_b = cuda.local.array(count_a, float32), cuda.local.array(count_b, float32)
+    def kernel(a, b, c, bias, residual_at, table, ga, gb, place, added, sizes, alpha, beta, low, high):
+        shared_a = cuda.shared.array(all_a, real, alignment=16)
+        shared_b = cuda.shared.array(all_b, real, alignment=16)
+        sums = cuda.local.array(sums_count, real)
+        line = cuda.local.array(nr, real)
+        state_a, state_b = cuda.local.array(registers_a, int32), cuda.local.array(registers_b, int32)
+        held_a, held_b = cuda.local.array(count_a, real), cuda.local.array(count_b, real)
         thread = int32(cuda.threadIdx.x)
+        m, n = sizes.m, sizes.n
+        batch, part = int32(cuda.blockIdx.y), int32(cuda.blockIdx.z)
 
         # This block's tile of C: GROUP rows of tiles at a time, column after column.
         tiles_m, tiles_n = int32(udiv32(m + bm - 1, bm)), int32(udiv32(n + bn - 1, bn))
@@ -90,80 +145,63 @@ def sgemm(tile: Tile, bias: str | None = None) -> Kernel:
         top = int32((first + int32(umod32(within, height))) * bm)
         left = int32(int32(udiv32(within, height)) * bn)
 
-        # What this thread copies of each tile of A and B: four floats of every down-th row.
-        row_a, col_a = int32(udiv32(thread, quads_a)), int32(umod32(thread, quads_a) * 4)
-        row_b, col_b = int32(udiv32(thread, quads_b)), int32(umod32(thread, quads_b) * 4)
-        some_a, some_b = int32(m - top - col_a), int32(n - left - col_b)
-        some_a = int32(0) if some_a < 0 else int32(4) if some_a > 4 else some_a
-        some_b = int32(0) if some_b < 0 else int32(4) if some_b > 4 else some_b
-        from_a, from_b = int32(row_a * lda + top + col_a), int32(row_b * ldb + left + col_b)
-        jump_a, jump_b = int32(down_a * lda), int32(down_b * ldb)
-        tile_a, tile_b = int32(bk * lda), int32(bk * ldb)
-        into_a, into_b = int32(row_a * bm + col_a), int32(row_b * bn + col_b)
+        # Its share of k.
+        k = int32(part * sizes.k_part)
+        k_end = int32(k + sizes.k_part)
+        k_end = sizes.k if k_end > sizes.k else k_end
+        k = k_end if k > k_end else k  # the last parts may have nothing to do
+        begin_a(state_a, ga, thread, top, m, k, k_end, batch)
+        begin_b(state_b, gb, thread, left, n, k, k_end, batch)
 
-        # Where its sums are: by warp, then lane. Eight lanes that read at once are two down and four across.
+        # Where a thread's sums are: by warp, then lane. Eight lanes that read at once are two down and four across.
         warp, lane = int32(thread >> 5), int32(thread & 31)
-        offset_a = int32(int32(udiv32(warp, warps_n)) * warp_m + (lane >> 3) * 8 + (lane & 1) * 4)
-        offset_b = int32(int32(umod32(warp, warps_n)) * warp_n + ((lane >> 1) & 3) * 4)
+        corner_a, corner_b = int32(int32(udiv32(warp, warps_n)) * warp_m), int32(int32(umod32(warp, warps_n)) * warp_n)
+        if tensor:
+            offset_a, offset_b = int32(corner_a + (lane >> 2)), int32(corner_b + (lane & 3) * 2)
+        else:
+            offset_a = int32(corner_a + (lane >> 3) * 2 * vector + (lane & 1) * vector)
+            offset_b = int32(corner_b + ((lane >> 1) & 3) * vector)
 
         for i in range(sums_count):
-            sums[i] = float32(0)
-        rows_a, rows_b = int32(k - row_a), int32(k - row_b)  # of this thread's, not yet copied
+            sums[i] = real(0)
         if asynchronous:
             for slot in range(copies):
-                for i in range(steps_a):
-                    count = some_a if rows_a > i * down_a else int32(0)
-                    cp_async16(shared_a, slot * slot_a + into_a + i * pitch_a, a, from_a + i * jump_a, count)
-                for i in range(steps_b):
-                    count = some_b if rows_b > i * down_b else int32(0)
-                    cp_async16(shared_b, slot * slot_b + into_b + i * pitch_b, b, from_b + i * jump_b, count)
+                start_a(shared_a, int32(slot * slot_a), a, table, state_a, ga)
+                start_b(shared_b, int32(slot * slot_b), b, table, state_b, gb)
                 cp_async_commit()
-                from_a, from_b = int32(from_a + tile_a), int32(from_b + tile_b)
-                rows_a, rows_b = int32(rows_a - bk), int32(rows_b - bk)
+                advance_a(state_a, ga)
+                advance_b(state_b, gb)
         else:
-            for i in range(steps_a):
-                v = ld4_zfill(a, from_a + i * jump_a, some_a if rows_a > i * down_a else int32(0))
-                st4(shared_a, into_a + i * pitch_a, v[0], v[1], v[2], v[3])
-            for i in range(steps_b):
-                v = ld4_zfill(b, from_b + i * jump_b, some_b if rows_b > i * down_b else int32(0))
-                st4(shared_b, into_b + i * pitch_b, v[0], v[1], v[2], v[3])
-            from_a, from_b = int32(from_a + tile_a), int32(from_b + tile_b)
-            rows_a, rows_b = int32(rows_a - bk), int32(rows_b - bk)
+            fetch_a(held_a, a, table, state_a, ga)
+            fetch_b(held_b, b, table, state_b, gb)
+            put_a(shared_a, int32(0), held_a, state_a)
+            put_b(shared_b, int32(0), held_b, state_b)
+            advance_a(state_a, ga)
+            advance_b(state_b, gb)
             cuda.syncthreads()
 
         at_a, at_b = int32(0), int32(0)  # the slots to multiply
-        next_a, next_b = int32(copies * slot_a), int32(copies * slot_b)  # the slots to fill
-        for _ in range(int32(udiv32(k + bk - 1, bk))):
+        next_a, next_b = int32(last_a), int32(last_b)  # the slots to fill
+        for _ in range(int32(udiv32(k_end - k + bk - 1, bk))):
             if asynchronous:
                 wait()
                 cuda.syncthreads()  # this tile is there for all, and no one reads the slot to fill any more
-                for i in range(steps_a):
-                    count = some_a if rows_a > i * down_a else int32(0)
-                    cp_async16(shared_a, next_a + into_a + i * pitch_a, a, from_a + i * jump_a, count)
-                for i in range(steps_b):
-                    count = some_b if rows_b > i * down_b else int32(0)
-                    cp_async16(shared_b, next_b + into_b + i * pitch_b, b, from_b + i * jump_b, count)
+                start_a(shared_a, next_a, a, table, state_a, ga)
+                start_b(shared_b, next_b, b, table, state_b, gb)
                 cp_async_commit()
-                multiply(shared_a, at_a + offset_a, shared_b, at_b + offset_b, sums)
             else:
-                for i in range(steps_a):
-                    v = ld4_zfill(a, from_a + i * jump_a, some_a if rows_a > i * down_a else int32(0))
-                    for j in range(4):
-                        held_a[i * 4 + j] = v[j]
-                for i in range(steps_b):
-                    v = ld4_zfill(b, from_b + i * jump_b, some_b if rows_b > i * down_b else int32(0))
-                    for j in range(4):
-                        held_b[i * 4 + j] = v[j]
+                fetch_a(held_a, a, table, state_a, ga)
+                fetch_b(held_b, b, table, state_b, gb)
+            if tensor:
+                multiply(shared_a, at_a + corner_a, shared_b, at_b + corner_b, lane, sums)
+            else:
                 multiply(shared_a, at_a + offset_a, shared_b, at_b + offset_b, sums)
-                for i in range(steps_a):
-                    h = i * 4
-                    st4(shared_a, next_a + into_a + i * pitch_a, held_a[h], held_a[h + 1], held_a[h + 2], held_a[h + 3])
-                for i in range(steps_b):
-                    h = i * 4
-                    st4(shared_b, next_b + into_b + i * pitch_b, held_b[h], held_b[h + 1], held_b[h + 2], held_b[h + 3])
+            if not asynchronous:
+                put_a(shared_a, next_a, held_a, state_a)
+                put_b(shared_b, next_b, held_b, state_b)
                 cuda.syncthreads()
-            from_a, from_b = int32(from_a + tile_a), int32(from_b + tile_b)
-            rows_a, rows_b = int32(rows_a - bk), int32(rows_b - bk)
+            advance_a(state_a, ga)
+            advance_b(state_b, gb)
             at_a = int32(at_a + slot_a) if at_a < last_a else int32(0)
             at_b = int32(at_b + slot_b) if at_b < last_b else int32(0)
             next_a = int32(next_a + slot_a) if next_a < last_a else int32(0)
@@ -171,32 +209,65 @@ def sgemm(tile: Tile, bias: str | None = None) -> Kernel:
         if asynchronous:
             wait_all()
 
+        # The addresses of a thread's columns; those of its rows are found one by one.
+        base, extra = int32(batch * place.batch + part * place.part), int32(batch * added.batch)
+        biases = int32(batch * place.bias)
+        across, across_added = cuda.local.array(nr, int32), cuda.local.array(nr, int32)
+        for q in range(groups_n):
+            for j in range(group_n):
+                x = int32(left + offset_b + q * step_n + j)
+                at = q * group_n + j
+                across[at] = pixel_at(place, x) if along_columns else int32(x * place.line)
+                if residual:
+                    across_added[at] = pixel_at(added, x) if along_columns else int32(x * added.line)
         for i in range(mr):
-            y = int32(top + offset_a + (i >> 2) * step_m + (i & 3))
+            y = int32(top + offset_a + int32(udiv32(i, group_m)) * step_m + int32(umod32(i, group_m)))
             if y < m:
                 take(sums, i, line)
-                shift = bias[y] if by_row else float32(0)
-                for q in range(fours_n):
+                shift = bias[biases + y] if by_row else real(0)
+                down = int32(base + (y * place.line if along_columns else pixel_at(place, y)))
+                down_added = extra
+                if residual:
+                    down_added = int32(extra + (y * added.line if along_columns else pixel_at(added, y)))
+                for q in range(groups_n):
                     x = int32(left + offset_b + q * step_n)
-                    at = int32(y * ldc + x)
-                    for j in range(4):
-                        value = alpha * line[q * 4 + j] + shift
+                    g = q * group_n
+                    for j in range(group_n):
+                        value = alpha * line[g + j] + shift
                         if x + j < n:
                             if beta != 0:
-                                value += beta * c[at + j]
+                                value += beta * c[int32(down + across[g + j])]
                             if by_column:
-                                value += bias[x + j]
+                                value += bias[int32(biases + x + j)]
+                            if residual:
+                                value += residual_at[int32(down_added + across_added[g + j])]
                         value = low if value < low else value  # a NaN stays one
-                        line[q * 4 + j] = high if value > high else value
-                    if x + 4 <= n and ldc & 3 == 0:
-                        st4(c, at, line[q * 4], line[q * 4 + 1], line[q * 4 + 2], line[q * 4 + 3])
+                        line[g + j] = high if value > high else value
+                    at = int32(down + across[g])
+                    neighbours = x + group_n <= n and across[g + group_n - 1] - across[g] == group_n - 1
+                    if whole and neighbours and sizes.aligned > 0 and at & (vector - 1) == 0:
+                        if four:
+                            store(c, at, line[g], line[g + 1], line[g + 2], line[g + 3])
+                        else:
+                            store(c, at, line[g], line[g + 1])
                     else:
-                        for j in range(4):
+                        for j in range(group_n):
                             if x + j < n:
-                                c[at + j] = line[q * 4 + j]
+                                c[int32(down + across[g + j])] = line[g + j]
 
-    integers, reals = [types.int32] * 6, [types.float32] * 4
-    return Kernel(kernel, types.void(*[FLOATS] * 4, *integers, *reals), tile.threads, tile.blocks)
+    kind = pointer(itemsize)
+    ends = "" if not (bias or residual) else f"_{bias or 'none'}{'_residual' if residual else ''}"
+    return Kernel(
+        f"gemm_{tile.name}_{a.name}_{b.name}_{pixels}{ends}",
+        kernel,
+        types.void(
+            *[kind] * 5, types.CPointer(types.int32), record(loader_a.record), record(loader_b.record), record(Place),
+            record(Place), record(Sizes), *[kind.dtype] * 4,
+        ),
+        threads,
+        tile.blocks,
+        tile.least,
+    )  # fmt: skip
 
 
 def pack_grid(width: int, k: int) -> tuple[int, int]:
@@ -205,24 +276,25 @@ def pack_grid(width: int, k: int) -> tuple[int, int]:
 
 
 @functools.cache
-def pack() -> Kernel:
+def pack(itemsize: int = 4) -> Kernel:
     """The kernel that makes any matrix an operand: k rows of `width`, then zeros up to a row's `pitch`.
 
     Its arguments: source, out (pointers); width, k, step, step_k, pitch. Element (p, i) is ``source[p * step_k + i *
-    step]``; `pitch` is a multiple of four. The grid is ``pack_grid``'s.
+    step]``; `pitch` is a multiple of 128 bits. The grid is ``pack_grid``'s.
     """
     pad = PACK + 1  # neighbours in a column lie in different banks
     cells, threads = PACK * pad, 256
     down = threads // PACK
+    real = float32 if itemsize == 4 else float64
 
     def kernel(source, out, width, k, step, step_k, pitch):
-        square = cuda.shared.array(cells, float32)
+        square = cuda.shared.array(cells, real)
         fast, slow = int32(cuda.threadIdx.x & 31), int32(cuda.threadIdx.x >> 5)
         left, top = int32(cuda.blockIdx.x * PACK), int32(cuda.blockIdx.y * PACK)
         for d in range(0, PACK, down):
             # Neighbouring threads read along k where that is the way the source is contiguous.
             i, p = (int32(slow + d), fast) if step_k == 1 else (fast, int32(slow + d))
-            value = float32(0)
+            value = real(0)
             if left + i < width and top + p < k:
                 value = source[int32((top + p) * step_k + (left + i) * step)]
             square[p * pad + i] = value
@@ -232,4 +304,5 @@ def pack() -> Kernel:
             if left + fast < pitch and top + p < k:
                 out[int32((top + p) * pitch + left + fast)] = square[p * pad + fast]
 
-    return Kernel(kernel, types.void(FLOATS, FLOATS, *[types.int32] * 5), threads, 4)
+    kind = pointer(itemsize)
+    return Kernel(f"pack_f{8 * itemsize}", kernel, types.void(kind, kind, *[types.int32] * 5), threads, 4)
