@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from numbaconv import errors
-from numbaconv.api import conv2d, cuda_available, explain, plan, show_config
+from numbaconv.api import conv2d, cuda_available, plan, show_config
 from numbaconv.dense import linear, prepack_a, prepack_b
 from numbaconv.errors import (
     DeviceUnavailable,
@@ -13,6 +13,7 @@ from numbaconv.errors import (
     UnsupportedProblem,
     WorkspaceExceeded,
 )
+from numbaconv.explanation import explain
 from numbaconv.gemm import Blocking, PackedMatrix
 from numbaconv.layers import Conv2d, Linear
 from numbaconv.lowering import Lowering

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,17 +16,22 @@ from numbaconv.workspace import ALIGNMENT, round_up
 
 @dataclass(frozen=True)
 class GemmCall:
-    """One product that a lowering issues: C (m x n) += A (m x k) · B (k x n), `count` times."""
+    """One product that a lowering issues: C (m x n) += A (m x k) · B (k x n), `count` times.
+
+    On a GPU each of them is `batch` products in one launch, and `split` says whether parts of k may be added up apart.
+    """
 
     m: int
     n: int
     k: int
     count: int = 1
     operands: Operands = Operands()  # noqa: RUF009 - frozen
+    batch: int = 1
+    split: bool = True
 
     @property
     def macs(self) -> int:
-        return self.m * self.n * self.k * self.count
+        return self.m * self.n * self.k * self.batch * self.count
 
     @property
     def weights(self) -> tuple[int, int] | None:
@@ -68,3 +74,12 @@ def weights_plan(calls: list[GemmCall], channels: int, k: int, problem: ConvProb
 def arena_bytes(lowering_bytes: int, panel_bytes: int, slices: int = 8) -> int:
     """What an arena must hold for both, each slice on a cache line of its own."""
     return round_up(lowering_bytes + panel_bytes) + slices * ALIGNMENT
+
+
+def count_bytes(prepared: Any) -> int:
+    """Bytes kept by prepared weights: arrays, packed matrices, and lists of them."""
+    if isinstance(prepared, list | tuple):
+        return sum(map(count_bytes, prepared))
+    if isinstance(prepared, dict):
+        return sum(map(count_bytes, prepared.values()))
+    return int(getattr(prepared, "nbytes", 0))

@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from numbaconv.devices import cuda as cuda_devices
+from numbaconv.devices.array import DeviceArray, as_device_array
 from numbaconv.errors import DeviceUnavailable, ShapeError
 from numbaconv.workspace import aligned
 
 if TYPE_CHECKING:
     from numbaconv.plan import Plan
 
-CPU = 1  # DLPack's number
+CPU, CUDA = 1, 2  # DLPack's numbers
 TO_NCHW = {"nchw": (0, 1, 2, 3), "nhwc": (0, 3, 1, 2)}
 FROM_NCHW = {"nchw": (0, 1, 2, 3), "nhwc": (0, 2, 3, 1)}
 
@@ -32,10 +34,8 @@ def host_array(value: Any, name: str) -> np.ndarray:
     if type(value) is np.ndarray and value.dtype.char in "fd" and value.dtype.isnative and value.flags.aligned:
         return value
     if not isinstance(value, np.ndarray):
-        if hasattr(value, "__cuda_array_interface__"):
-            raise DeviceUnavailable(
-                f"{name} lives on a GPU; the CUDA forms are not built yet, copy it to the host first"
-            )
+        if isinstance(value, DeviceArray) or hasattr(value, "__cuda_array_interface__"):
+            raise DeviceUnavailable(f"{name} lives on a GPU and this runs on the CPU: copy it to the host first")
         if not hasattr(value, "__dlpack__"):
             raise TypeError(f"{name}: expected an array (NumPy, or any with __dlpack__), got {type(value).__name__}")
         try:
@@ -43,9 +43,7 @@ def host_array(value: Any, name: str) -> np.ndarray:
         except Exception as error:
             raise TypeError(f"{name}: cannot share its memory ({error}); pass a CPU array") from error
         if not on_host:
-            raise DeviceUnavailable(
-                f"{name} lives on a device; the CUDA forms are not built yet, copy it to the host first"
-            )
+            raise DeviceUnavailable(f"{name} lives on a device and this runs on the CPU: copy it to the host first")
         try:
             value = np.from_dlpack(value)
         except (BufferError, RuntimeError, TypeError) as error:
@@ -53,6 +51,64 @@ def host_array(value: Any, name: str) -> np.ndarray:
     if value.dtype not in (np.float32, np.float64):
         raise ShapeError(f"{name}: expected float32 or float64, got {value.dtype}; convert it with .astype('float32')")
     return np.asarray(value) if value.flags.aligned else np.array(value)
+
+
+def any_array(value: Any, name: str, device: str = "cpu", stream: Any = None) -> Any:
+    """A float32 or float64 array of the same memory: NumPy's on the host, a ``DeviceArray`` on a GPU.
+
+    Parameters
+    ----------
+    value
+        NumPy's array, ours, or anything with ``__dlpack__`` or ``__cuda_array_interface__``.
+    name : str
+        For messages.
+    device : str
+        Where the call runs: "cpu" takes host arrays only.
+    stream : optional
+        Where it is going to be used.
+
+    Raises
+    ------
+    TypeError, ShapeError, DeviceUnavailable
+    """
+    if type(value) is np.ndarray or not lives_on_device(value):
+        return host_array(value, name)
+    if device.startswith("cpu"):
+        where = "on the CPU" if device == "cpu" else "on both, dividing a batch of host arrays"
+        raise DeviceUnavailable(
+            f"{name} lives on a GPU and this runs {where}: copy {name} to the host first, or move all to the GPU"
+        )
+    try:
+        array: Any = as_device_array(value, cuda_devices.runtime(device), stream)
+    except TypeError as error:
+        raise TypeError(f"{name}: {error}") from error
+    if array.dtype not in (np.float32, np.float64):
+        raise ShapeError(f"{name}: expected float32 or float64, got {array.dtype}; convert it first")
+    if min(array.strides, default=0) < 0:
+        raise ShapeError(f"{name}: strides {array.strides} run backwards, which is not built on a GPU; copy it first")
+    return array
+
+
+def lives_on_device(value: Any) -> bool:
+    """Whether an argument is an array in a GPU's memory."""
+    if type(value) is np.ndarray:
+        return False
+    if isinstance(value, DeviceArray) or hasattr(value, "__cuda_array_interface__"):
+        return True
+    try:
+        return value.__dlpack_device__()[0] == CUDA
+    except Exception:  # no array, or one that says so itself when it is taken
+        return False
+
+
+def device_of(value: Any) -> str:
+    """Where an array lives, as ``device=`` names it."""
+    if not lives_on_device(value):
+        return "cpu"
+    try:
+        return cuda_devices.home(value) or "cuda"
+    except ImportError:  # asking the driver takes libraries; that they are missing is said when they are needed
+        return "cuda"
 
 
 def writable(out: Any, name: str = "out") -> np.ndarray:
@@ -73,14 +129,25 @@ def writable(out: Any, name: str = "out") -> np.ndarray:
     return out
 
 
-def bias_array(bias: Any, channels: int, dtype) -> np.ndarray | None:
+def bias_array(bias: Any, channels: int, dtype, device: str = "cpu", stream: Any = None) -> Any:
     """A bias, checked against the output channels; a contiguous copy, so that the output may overlap the original."""
     if bias is None:
         return None
-    bias = host_array(bias, "bias")
+    bias = any_array(bias, "bias", device, stream)
+    if isinstance(bias, DeviceArray):
+        return _device_bias(bias, channels, dtype)
     if bias.shape != (channels,) or bias.dtype != dtype:
         raise ShapeError(f"bias: expected ({channels},) of {np.dtype(dtype)}, got {bias.shape} of {bias.dtype}")
     return np.array(bias)
+
+
+def _device_bias(bias, channels: int, dtype):
+    if bias.shape != (channels,) or bias.dtype != dtype or not bias.flags.c_contiguous:
+        raise ShapeError(
+            f"bias: expected ({channels},) of {np.dtype(dtype)}, contiguous, got {bias.shape} of {bias.dtype} with "
+            f"strides {bias.strides}"
+        )
+    return bias
 
 
 def as_nchw(array: np.ndarray, layout: str) -> np.ndarray:
@@ -90,7 +157,7 @@ def as_nchw(array: np.ndarray, layout: str) -> np.ndarray:
     return array.transpose(TO_NCHW[layout])
 
 
-def _plain(image: np.ndarray) -> bool:
+def plain_image(image: np.ndarray) -> bool:
     """Whether a kernel can address it: steps forward, distinct elements, the rows of an image one after another."""
     _, _, rows, columns = image.shape
     step_row, step = image.strides[2:]
@@ -125,20 +192,22 @@ def run_plan(plan: Plan, x, prepared, bias, residual=None, out=None, layout: str
     layout = layout or problem.layout
     x = host_array(x, "x")
     unbatched = x.ndim == 3
-    source = _image(x, "x", problem.input_shape, problem.dtype, layout)
+    source = checked_image(x, "x", problem.input_shape, problem.dtype, layout)
     if (residual is not None) != plan.request.epilogue.residual:
         wanted = "a" if plan.request.epilogue.residual else "no"
         raise ShapeError(
             f"residual: the plan was made for {wanted} residual; make it with residual={residual is not None}"
         )
     if residual is not None:
-        residual = _image(host_array(residual, "residual"), "residual", problem.output_shape, problem.dtype, layout)
-        residual = residual if _plain(residual) else np.ascontiguousarray(residual)
+        residual = checked_image(
+            host_array(residual, "residual"), "residual", problem.output_shape, problem.dtype, layout
+        )
+        residual = residual if plain_image(residual) else np.ascontiguousarray(residual)
     target = final = None
     if out is not None:
-        final = _image(writable(out), "out", problem.output_shape, problem.dtype, layout)
+        final = checked_image(writable(out), "out", problem.output_shape, problem.dtype, layout)
         shared = np.may_share_memory(final, source) or (residual is not None and np.may_share_memory(final, residual))
-        target = final if _plain(final) and not shared else None
+        target = final if plain_image(final) and not shared else None
     if target is None:
         target = new_output(problem)
     times = plan.run(_forward(source), prepared, target, bias, residual) if target.size else {}
@@ -150,7 +219,7 @@ def run_plan(plan: Plan, x, prepared, bias, residual=None, out=None, layout: str
     return (result[0] if unbatched else result), times
 
 
-def _image(array: np.ndarray, name: str, shape, dtype, layout: str) -> np.ndarray:
+def checked_image(array: Any, name: str, shape, dtype, layout: str) -> Any:
     """An (mb, c, h, w) view of an argument, checked."""
     if array.ndim in (3, 4):
         image = as_nchw(array, layout)

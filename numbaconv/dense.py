@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import bias_array, host_array, writable
+from numbaconv.arrays import any_array, bias_array, device_of, host_array, writable
 from numbaconv.errors import ShapeError
 from numbaconv.gemm import Matrix, Operands, PackedMatrix, gemm_plan
 from numbaconv.products import gemm, threads_for
@@ -50,7 +50,8 @@ def _prepack(value, name: str, other: int, num_threads: int | None) -> PackedMat
 
 
 def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None, out=None, num_threads: int | None = None,
-           device: str | None = None, precision: str = "highest", accuracy: str = "float32") -> np.ndarray:  # fmt: skip
+           device: str | None = None, precision: str = "highest", accuracy: str = "float32", stream: Any = None,
+           ) -> Any:  # fmt: skip
     """A fully-connected layer: activation(x · wᵀ + bias).
 
     Parameters
@@ -61,17 +62,18 @@ def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None, o
     bias : array (out_features,), optional
     activation : {None, "relu", "relu6"}
     out : ndarray (..., out_features), optional
-    num_threads, device, precision, accuracy
+    num_threads, device, precision, accuracy, stream
         As in ``gemm``.
 
     Returns
     -------
-    ndarray (..., out_features)
+    ndarray or DeviceArray (..., out_features)
     """
-    x = host_array(x, "x")
+    where = device or device_of(x)
+    x = any_array(x, "x", where, stream)
     packed = isinstance(w, PackedMatrix)
     if not packed:
-        w = host_array(w, "w")
+        w = any_array(w, "w", where, stream)
     if x.ndim < 1 or len(w.shape) != 2:
         raise ShapeError(f"x needs (..., in_features) and w (out_features, in_features); got {x.shape} and {w.shape}")
     outputs, inputs = w.shape[::-1] if packed else w.shape
@@ -80,8 +82,13 @@ def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None, o
             f"x of shape {x.shape} ({x.dtype}) has {x.shape[-1]} features, "
             f"w of shape {(outputs, inputs)} ({w.dtype}) takes {inputs}"
         )
-    bias_array(bias, outputs, x.dtype)
+    bias_array(bias, outputs, x.dtype, where, stream)
     shape = (*x.shape[:-1], outputs)
+    if where != "cpu":
+        result = gemm(x if x.ndim > 1 else x[None], w, transpose_b=True, bias=bias, activation=activation, device=where,
+                      precision=precision, accuracy=accuracy, stream=stream,
+                      out=out if out is None or x.ndim > 1 else out[None])  # fmt: skip
+        return out if out is not None else result if x.ndim > 1 else result[0]
     result = np.empty(shape, x.dtype) if out is None else writable(out)
     if result.shape != shape or result.dtype != x.dtype:
         raise ShapeError(f"out: expected {shape} of {x.dtype}, got {result.shape} of {result.dtype}")

@@ -21,12 +21,14 @@ from itertools import pairwise
 
 from numbaconv.accounts import GemmCall, panels_of
 from numbaconv.lowering import Lowering
+from numbaconv.lowering_cuda import MOST_ELEMENTS
 from numbaconv.machine import detect
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
 
 MOST_BANDS = 4096
 """Of an image, so that planning takes no longer than running."""
+DEVICE_L2_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -66,19 +68,21 @@ class Division:
 
     def lowering_bytes(self, lowering: Lowering) -> int:
         """Rearranged data of all workers."""
-        return self.workers * max((lowering.lowering_bytes(p, self.request) for p in self.problems), default=0)
+        form = lowering.form(self.request.device)
+        return self.workers * max((form.lowering_bytes(p, self.request) for p in self.problems), default=0)
 
     def panel_bytes(self, lowering: Lowering) -> int:
         """GEMM's panels of all workers; the weights are packed for the first part."""
-        if type(lowering).panel_bytes is not Lowering.panel_bytes:
-            return self.workers * max((lowering.panel_bytes(p, self.request) for p in self.problems), default=0)
+        form = lowering.form(self.request.device)
+        if form is not lowering or type(lowering).panel_bytes is not Lowering.panel_bytes:
+            return self.workers * max((form.panel_bytes(p, self.request) for p in self.problems), default=0)
         return self.workers * panels_of(self.gemm_calls(lowering), next(iter(self.problems), None), self.request)
 
     def gemm_calls(self, lowering: Lowering) -> list[GemmCall]:
         """The products of all parts."""
         total: dict[GemmCall, int] = {}
         for problem, count in self.problems.items():
-            for call in lowering.gemm_calls(problem, self.request):
+            for call in lowering.form(self.request.device).gemm_calls(problem, self.request):
                 kind = replace(call, count=1)
                 total[kind] = total.get(kind, 0) + call.count * count
         return [replace(kind, count=count) for kind, count in total.items()]
@@ -120,6 +124,11 @@ def part_of(problem: ConvProblem, first: int, images: int, row: int, rows: int) 
     )  # fmt: skip
 
 
+def image_elements(problem: ConvProblem) -> int:
+    """Of an input image or an output image, whichever has more."""
+    return max(problem.input_bytes, problem.output_bytes) // max(1, problem.mb) // problem.itemsize
+
+
 def undivided(problem: ConvProblem, request: Request) -> Division:
     """The problem as one part (none, where the batch is empty)."""
     parts = (part_of(problem, 0, problem.mb, 0, problem.oh),) if problem.mb else ()
@@ -128,6 +137,8 @@ def undivided(problem: ConvProblem, request: Request) -> Division:
 
 def _worker_counts(problem: ConvProblem, lowering: Lowering, request: Request) -> list[int]:
     """Numbers of threads with an image each, the best first."""
+    if request.device != "cpu":  # a GPU's threads are not ours to hand out
+        return [1]
     threads = min(request.num_threads, problem.mb)
     way = lowering.values.get("threads", "inner")
     if way == "auto":
@@ -153,8 +164,9 @@ def _bands(problem: ConvProblem, lowering: Lowering, request: Request, batching)
     """Into how many bands of rows an image is cut: as asked, then more and more."""
     bands, most = 1, min(problem.oh, MOST_BANDS)
     if batching == "block":  # what is lowered stays in the L2 caches
-        one = lowering.lowering_bytes(replace(problem, mb=1), request)
-        bands = min(most, max(1, -(-2 * one // (detect().l2_bytes * request.num_threads))))
+        one = lowering.form(request.device).lowering_bytes(replace(problem, mb=1), request)
+        cache = detect().l2_bytes * request.num_threads if request.device == "cpu" else DEVICE_L2_BYTES
+        bands = min(most, max(1, -(-2 * one // cache)))
     while bands < most:
         yield bands
         bands *= 2
@@ -179,6 +191,14 @@ def _ways(problem: ConvProblem, lowering: Lowering, request: Request) -> Iterato
                     break  # bands only when one image at a time is still too much
 
 
+def _countable(problem: ConvProblem, division: Division, lowering: Lowering) -> bool:
+    """Whether 32 bits count the elements of every part's scratch and arrays; a band lies within its whole images."""
+    images = max(part.mb for part in division.problems)
+    largest = images * max(image_elements(problem), problem.K * problem.g)
+    scratch = max(division.lowering_bytes(lowering), division.panel_bytes(lowering)) // 4
+    return max(largest, scratch) < MOST_ELEMENTS
+
+
 @functools.lru_cache(4096)
 def divide(problem: ConvProblem, lowering: Lowering, request: Request) -> Division:
     """The largest parts, as the lowering's parameters ask, within ``request.max_workspace``; else the smallest.
@@ -192,6 +212,8 @@ def divide(problem: ConvProblem, lowering: Lowering, request: Request) -> Divisi
         return undivided(problem, plain)
     found = None
     for found in _ways(problem, lowering, plain):
+        if request.device != "cpu" and not _countable(problem, found, lowering):
+            continue
         if limit is None or found.workspace_bytes(lowering) <= limit:
             break
     assert found is not None

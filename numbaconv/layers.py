@@ -5,19 +5,22 @@ from __future__ import annotations
 import functools
 import math
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbaconv.accounts import count_bytes
 from numbaconv.api import make_request
-from numbaconv.arrays import bias_array, host_array, run_plan
+from numbaconv.arrays import any_array, bias_array, device_of, host_array
 from numbaconv.dense import linear, prepack_b
+from numbaconv.devices.cuda import runtime
 from numbaconv.errors import ShapeError
 from numbaconv.gemm import PackedMatrix
 from numbaconv.gemm.dot import MOST_COLUMNS
 from numbaconv.layouts import LAYOUTS
 from numbaconv.padding import pair
-from numbaconv.plan import count_bytes, make_plan
+from numbaconv.plan import make_plan
 from numbaconv.problem import ConvProblem
 from numbaconv.products import check_device
 from numbaconv.registry import make_lowering
@@ -38,6 +41,10 @@ class _State(NamedTuple):
     weight: np.ndarray
     bias: np.ndarray | None
     prepared: dict
+
+
+def _request(num_threads, precision, accuracy, max_workspace, device, epilogue: Epilogue):
+    return make_request(device, num_threads, precision, accuracy, max_workspace, None, epilogue)
 
 
 class _Layer:
@@ -159,51 +166,56 @@ class Conv2d(_Layer):
             raise ShapeError(f"layout must be one of {', '.join(map(repr, LAYOUTS))}; got {layout!r}")
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
         self.layout, self._wanted, self._activation = layout, algorithm, activation
-        self._request = functools.partial(make_request, device, num_threads, precision, accuracy, max_workspace, None)
-        self._request(Epilogue(activation=activation))  # wrong words fail here, not in the first call
+        self._device = check_device(device) if device is not None else None
+        self._request = functools.partial(_request, num_threads, precision, accuracy, max_workspace)
+        self._request("cpu", Epilogue(activation=activation))  # wrong words fail here, not in the first call
         self.algorithm: str | None = None
         self.workspace_bytes = 0
-        self.stage_times: dict[str, float] = {}
+        self.stage_times: Mapping[str, float] = {}
         self._lock = threading.Lock()
 
     def to(self, device: str) -> Conv2d:
-        """The layer, on another device.
+        """The layer, on another device: its weights are prepared there once and stay.
 
         Raises
         ------
         DeviceUnavailable
         """
-        check_device(device)
+        self._device = check_device(device)
+        with self._lock:
+            self._state.prepared.clear()
         return self
 
     @property
     def prepared_bytes(self) -> int:
-        return sum(count_bytes(prepared) for _, prepared in self._state.prepared.values())
+        return sum(count_bytes(prepared) for _, prepared, _ in self._state.prepared.values())
 
-    def __call__(self, x: Any, out: np.ndarray | None = None, residual: Any = None) -> np.ndarray:
+    def __call__(self, x: Any, out: Any = None, residual: Any = None, stream: Any = None) -> Any:
         """Convolve `x`, as ``conv2d`` does."""
-        x = host_array(x, "x")
+        device = check_device(self._device, device_of(x))
+        x = any_array(x, "x", device, stream)
         state = self._state
-        plan, prepared = self._plan(state, x, residual is not None)
-        result, times = run_plan(plan, x, prepared, state.bias, residual, out, self.layout)
-        self.algorithm, self.workspace_bytes, self.stage_times = plan.lowering.spec, plan.workspace_bytes, times
+        plan, prepared, bias = self._plan(state, x, residual is not None, device)
+        result, times = plan.compute(x, prepared, bias, residual, out, self.layout, stream)
+        self.algorithm, self.workspace_bytes, self.stage_times = plan.spec, plan.workspace_bytes, times
         return result
 
-    def _plan(self, state: _State, x: np.ndarray, residual: bool):
-        key = x.shape, x.strides, x.dtype, residual
+    def _plan(self, state: _State, x: Any, residual: bool, device: str):
+        key = x.shape, x.strides, x.dtype, residual, device
         kept = state.prepared.get(key)
         if kept is not None:
             return kept
         problem = ConvProblem.from_arrays(
             x, state.weight, self.stride, self.padding, self.dilation, self.groups, self.layout
         )
-        request = self._request(Epilogue(state.bias is not None, residual, self._activation))
+        request = self._request(device, Epilogue(state.bias is not None, residual, self._activation))
         plan = make_plan(problem, self._wanted, request)
         with self._lock:
             if key not in state.prepared:
                 while len(state.prepared) >= KEPT_PLANS:
                     state.prepared.pop(next(iter(state.prepared)))
-                state.prepared[key] = plan, plan.prepare(state.weight) if problem.mb else None
+                bias = plan.keep_bias(state.bias)
+                state.prepared[key] = plan, plan.prepare(state.weight) if problem.mb else None, bias
             return state.prepared[key]
 
 
@@ -214,7 +226,7 @@ class Linear(_Layer):
     ----------
     in_features, out_features : int
     bias : bool
-    dtype, seed, activation, num_threads
+    dtype, seed, activation, num_threads, device, precision, accuracy
         As in ``Conv2d``.
 
     Attributes
@@ -251,20 +263,49 @@ class Linear(_Layer):
     def configure(self, *, activation=None, num_threads=None, device=None, precision="highest", accuracy="float32"):
         """Set everything but the weights; arguments as in ``linear``."""
         make_request(device, num_threads, precision, accuracy, None, None, Epilogue(activation=activation))
-        self._options = {"activation": activation, "num_threads": num_threads, "device": device,
+        self._device = device
+        self._options = {"activation": activation, "num_threads": num_threads,
                          "precision": precision, "accuracy": accuracy}  # fmt: skip
         self._lock = threading.Lock()
+
+    def to(self, device: str) -> Linear:
+        """The layer, on another device: its weights are copied there once and stay.
+
+        Raises
+        ------
+        DeviceUnavailable
+        """
+        self._device = check_device(device)
+        with self._lock:
+            self._state.prepared.clear()
+        return self
 
     @property
     def prepared_bytes(self) -> int:
         return count_bytes(list(self._state.prepared.values()))
 
-    def __call__(self, x: Any, out: np.ndarray | None = None) -> np.ndarray:
+    def __call__(self, x: Any, out: Any = None, stream: Any = None) -> Any:
         """``linear(x, weight, bias)``; beyond a few rows of x the weights are packed, once a number of rows."""
-        x = host_array(x, "x")
-        rows = x.size // max(1, x.shape[-1]) if x.ndim else 0
+        device = check_device(self._device, device_of(x))
+        x = any_array(x, "x", device, stream)
         state = self._state
-        return linear(x, self._weights(state, rows), state.bias, out=out, **self._options)
+        if device == "cpu":
+            rows = x.size // max(1, x.shape[-1]) if x.ndim else 0
+            w, bias = self._weights(state, rows), state.bias
+        else:
+            w, bias = self._copies(state, device)
+        return linear(x, w, bias, out=out, device=device, stream=stream, **self._options)
+
+    def _copies(self, state: _State, device: str):
+        """Weights and bias on a GPU: the weights turned, as the product's tiles want them."""
+        with self._lock:
+            if device not in state.prepared:
+                home = runtime(device)
+                turned = home.to_device(np.ascontiguousarray(state.weight.T), None).T
+                bias = None if state.bias is None else home.to_device(state.bias, None)
+                home.synchronize(None)  # other streams will read them
+                state.prepared[device] = [turned, bias]
+            return state.prepared[device]
 
     def _weights(self, state: _State, rows: int) -> np.ndarray | PackedMatrix:
         if rows <= MOST_COLUMNS:

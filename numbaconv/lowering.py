@@ -66,6 +66,8 @@ class Lowering:
         Where it comes from.
     devices : tuple of str
         ``"cpu"``, ``"cuda"``.
+    cuda : class, optional
+        Its form on a GPU, a ``lowering_cuda.CudaForm``; goes with ``"cuda"`` among the devices.
     parameters : dict
         Parameters by name with their allowed values, the default first; ``int`` among them allows positive integers.
         ``Im2col(batching="image")`` and ``"im2col:batching=image"`` set them.
@@ -75,6 +77,7 @@ class Lowering:
     family: ClassVar[str]
     paper: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    cuda: ClassVar[Any] = None
     parameters: ClassVar[dict[str, tuple]] = {}
     abstract: ClassVar[bool] = (
         True  # said of a class that only others derive from: ``class Mine(Lowering, abstract=True)``
@@ -95,7 +98,9 @@ class Lowering:
             )
         if set(cls.name) & set(":,= *?"):
             raise TypeError(f"lowering {cls.__name__}: the name {cls.name!r} must not contain any of ':,= *?'")
-        if cls.run is Lowering.run:
+        if ("cuda" in cls.devices) != (cls.cuda is not None):
+            raise TypeError(f'lowering {cls.__name__}: `devices` lists "cuda" exactly if `cuda` names its form there')
+        if cls.run is Lowering.run and "cpu" in cls.devices:
             raise TypeError(f"lowering {cls.__name__}: needs a method `run(self, ctx, x, prepared, out)`")
 
     def __init__(self, **parameters):
@@ -134,6 +139,10 @@ class Lowering:
 
     def __hash__(self) -> int:
         return hash((type(self), tuple(self.values.items())))
+
+    def form(self, device: str) -> Any:
+        """What answers for this lowering on a device: itself, or its form on a GPU."""
+        return self if device == "cpu" else self.cuda(self)
 
     # ----------------------------------------------------------------------------- what an author answers
 

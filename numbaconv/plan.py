@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from numbaconv.accounts import arena_bytes
-from numbaconv.arrays import bias_array, host_array, run_plan
+from numbaconv import plan_cuda
+from numbaconv.accounts import arena_bytes, count_bytes
+from numbaconv.arrays import any_array, bias_array, run_plan
 from numbaconv.devices.crew import together
 from numbaconv.division import Division, Part, divide
 from numbaconv.errors import ShapeError, UnsupportedProblem, WorkspaceExceeded
@@ -45,15 +46,44 @@ class Plan:
     def workspace_bytes(self) -> int:
         return self.lowering_bytes + self.panel_bytes
 
+    @functools.cached_property
+    def form(self) -> Any:
+        """What answers for the lowering on the request's device."""
+        return self.lowering.form(self.request.device)
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.request.device == "cpu"
+
+    @property
+    def spec(self) -> str:
+        """The lowering with its parameters."""
+        return self.lowering.spec
+
     @property
     def workers(self) -> int:
         """Threads that run parts of their own, each with its share of the scratch."""
         return self.division.workers
 
-    def prepare(self, w: np.ndarray) -> Any:
-        """The weights as the lowering wants them."""
+    def prepare(self, w: Any, stream: Any = None) -> Any:
+        """The weights as the lowering wants them, on the device of the request."""
+        if not self.on_cpu:
+            return plan_cuda.prepare(self, w, stream)
         first = self.division.parts[0].problem if self.division.parts else self.problem
         return self.lowering.prepare_weights(first, self.division.request, w)
+
+    def keep_bias(self, bias: Any, stream: Any = None) -> Any:
+        """A checked bias, on the device of the request."""
+        return bias if self.on_cpu else plan_cuda.keep_bias(self, bias, stream)
+
+    def compute(self, x, prepared, bias=None, residual=None, out=None, layout=None, stream=None, timed=True):
+        """Run on arrays of the caller, checked; returns (result, stage times, on a GPU if `timed`).
+
+        As ``arrays.run_plan``.
+        """
+        if self.on_cpu:
+            return run_plan(self, x, prepared, bias, residual, out, layout)
+        return plan_cuda.run_plan(self, x, prepared, bias, residual, out, layout, stream, timed)
 
     def run(self, x, prepared, out, bias=None, residual=None) -> dict[str, float]:
         """Compute into `out`; returns the seconds of each stage. All arrays as `Lowering.run` takes them."""
@@ -98,13 +128,17 @@ def _planned(problem: ConvProblem, lowering: Lowering | None, request: Request) 
     return plan
 
 
-def make_plan(problem: ConvProblem, algorithm: str | Lowering, request: Request) -> Plan:
-    """The plan for a problem, from the cache if it was made before.
+def make_plan(problem: ConvProblem, algorithm: str | Lowering, request: Request) -> Any:
+    """The plan for a problem, from the cache if it was made before: a ``Plan``, or a ``HybridPlan`` for "cpu+cuda".
 
     Raises
     ------
     UnknownLowering, UnsupportedProblem, WorkspaceExceeded
     """
+    if "+" in request.device:
+        from numbaconv.plan_hybrid import hybrid_plan
+
+        return hybrid_plan(problem, algorithm, request)
     automatic = algorithm in ("auto", "measure") if isinstance(algorithm, str) else False
     return _planned(problem, None if automatic else make_lowering(algorithm), request)
 
@@ -125,15 +159,15 @@ class Handle:
         Seconds of the last call in "lower", "multiply" and "lift".
     """
 
-    def __init__(self, plan: Plan, layout: str | None = None):
-        self.plan = plan
+    def __init__(self, plan: Plan, layout: str | None = None, stream: Any = None):
+        self.plan, self.stream = plan, stream
         self.layout = layout or plan.problem.layout
-        self.stage_times: dict[str, float] = {}
+        self.stage_times: Mapping[str, float] = {}
         self._prepared: Any = None
-        self._bias: np.ndarray | None = None
+        self._bias: Any = None
 
     problem = property(lambda self: self.plan.problem)
-    algorithm = property(lambda self: self.plan.lowering.spec)
+    algorithm = property(lambda self: self.plan.spec)
     workspace_bytes = property(lambda self: self.plan.workspace_bytes)
     lowering_bytes = property(lambda self: self.plan.lowering_bytes)
     panel_bytes = property(lambda self: self.plan.panel_bytes)
@@ -152,7 +186,7 @@ class Handle:
             Must be there exactly if the plan was made with ``bias=True``.
         """
         problem = self.problem
-        w = host_array(w, "w")
+        w = any_array(w, "w", self.plan.request.device, self.stream)
         if w.shape != problem.weight_shape or w.dtype != problem.dtype:
             raise ShapeError(
                 f"w: expected {problem.weight_shape} of {problem.dtype} for {problem}, got {w.shape} of {w.dtype}"
@@ -162,22 +196,16 @@ class Handle:
             raise ShapeError(
                 f"bias: the plan was made for {wanted} bias; make it with plan(..., bias={bias is not None})"
             )
-        self._bias = bias_array(bias, problem.oc, w.dtype)
-        self._prepared = self.plan.prepare(w)
+        self._bias = bias_array(bias, problem.oc, w.dtype, self.plan.request.device, self.stream)
+        self._bias = self.plan.keep_bias(self._bias, self.stream)
+        self._prepared = self.plan.prepare(w, self.stream)
         return self
 
     def __call__(self, x, out=None, residual=None):
         """Run on `x`, whose axes are in the handle's `layout`; returns the output, or `out` filled."""
         if self._prepared is None:
             raise RuntimeError("plan: call prepare(w, bias) before the first run")
-        result, self.stage_times = run_plan(self.plan, x, self._prepared, self._bias, residual, out, self.layout)
+        result, self.stage_times = self.plan.compute(
+            x, self._prepared, self._bias, residual, out, self.layout, self.stream
+        )  # fmt: skip
         return result
-
-
-def count_bytes(prepared: Any) -> int:
-    """Bytes kept by prepared weights: arrays, packed matrices, and lists of them."""
-    if isinstance(prepared, list | tuple):
-        return sum(map(count_bytes, prepared))
-    if isinstance(prepared, dict):
-        return sum(map(count_bytes, prepared.values()))
-    return int(getattr(prepared, "nbytes", 0))

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.arrays import host_array, writable
+from numbaconv import products_cuda
+from numbaconv.arrays import device_of, host_array, writable
+from numbaconv.devices.cuda import runtime
 from numbaconv.errors import DeviceUnavailable, ShapeError
 from numbaconv.gemm import Blocking, Finish, Matrix, PackedMatrix
 from numbaconv.lift import LIMITS
@@ -16,6 +18,7 @@ from numbaconv.product_plans import plan_for, run_bound
 from numbaconv.request import Epilogue, Request
 from numbaconv.workspace import checked_out
 
+ON_HOST = (np.ndarray, PackedMatrix)
 PLAIN = (None, "highest", "float32", None, None)  # the words of most calls: nothing to check
 
 
@@ -34,17 +37,24 @@ def threads_for(num_threads: int | None) -> int:
     return num_threads if type(num_threads) is int and num_threads > 0 else Request(num_threads=num_threads).num_threads
 
 
-def check_device(device: str | None) -> str:
-    """The device of a call on host arrays.
+def check_device(device: str | None, home: str = "cpu", name: str = "x") -> str:
+    """The device of a call: as asked, or `home`, where the array called `name` lives.
 
     Raises
     ------
     DeviceUnavailable
-        For a CUDA device: its kernels are not built yet.
+        For a CUDA device that cannot be used here, with the reason.
     """
-    request = Request(device=device or "cpu")
+    request = Request(device=device or home)
     if request.device != "cpu":
-        raise DeviceUnavailable(f"device {device!r}: the CUDA forms are not built yet; use device='cpu'")
+        try:
+            runtime(request.device.removeprefix("cpu+"))
+        except DeviceUnavailable as error:
+            if device is None:
+                raise DeviceUnavailable(
+                    f"{name} lives on {home}: {error.reason}; or copy it to the host first"
+                ) from error
+            raise DeviceUnavailable(f"device {device!r}: {error.reason}; or use device='cpu'") from error
     return request.device
 
 
@@ -83,19 +93,20 @@ def gemm(
         Added to every row, or to every column.
     residual : array (..., m, n), optional
     activation : {None, "relu", "relu6"}
-    device : {None, "cpu"}
+    device : {None, "cpu", "cuda", "cuda:1"}
+        None: where `a` lives. Host arrays are copied to a GPU and the result back; arrays on a GPU stay there.
     precision, accuracy : str
         See ``Request``.
     num_threads : int, optional
         The result has the same bits for any number.
-    stream : None
-        CUDA only.
+    stream : optional
+        The CUDA stream on which the work is queued.
     blocking : Blocking, optional
         Block sizes in place of the analytical model's (the product is then computed as it stands, vectors along n).
 
     Returns
     -------
-    ndarray (..., m, n)
+    ndarray or DeviceArray (..., m, n)
         `out`, if it was given.
 
     Raises
@@ -105,11 +116,19 @@ def gemm(
     DeviceUnavailable
     """
     threads = threads_for(num_threads)
-    if (device, precision, accuracy, activation, stream) != PLAIN:
-        check_device(device)
-        Request("cpu", threads, precision, accuracy, None, Epilogue(activation=activation))
+    if (device, precision, accuracy, activation, stream) != PLAIN or not (type(a) in ON_HOST and type(b) in ON_HOST):
+        device = check_device(device, device_of(a), "a")
+        Request(device, threads, precision, accuracy, None, Epilogue(activation=activation))
+        if "+" in device:
+            raise DeviceUnavailable("gemm: 'cpu+cuda' divides the images of a convolution; use device='cuda' or 'cpu'")
+        if device != "cpu":
+            if blocking is not None or PackedMatrix in (type(a), type(b)):
+                raise ShapeError("gemm on a GPU takes plain arrays, and no blocking: both are the CPU's")
+            return products_cuda.gemm(
+                a, b, out, alpha, beta, transpose_a, transpose_b, bias, residual, activation, device, precision, stream
+            )  # fmt: skip
         if stream is not None:
-            raise DeviceUnavailable("stream: only a CUDA device has streams")
+            raise DeviceUnavailable("stream: only a CUDA device has streams; pass device='cuda' or leave stream away")
     plain = activation is bias is residual is blocking is None and alpha == 1.0 and beta == 0.0
     if plain and out is not None and not (transpose_a or transpose_b) and run_bound(a, b, out, threads):
         return out

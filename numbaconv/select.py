@@ -10,15 +10,22 @@ import functools
 from dataclasses import dataclass, replace
 
 from numbaconv.accounts import GemmCall, plan_of
-from numbaconv.division import Division, divide, undivided
+from numbaconv.devices.cuda import runtime
+from numbaconv.division import Division, divide, image_elements, undivided
 from numbaconv.errors import UnsupportedProblem, WorkspaceExceeded
+from numbaconv.gemm.cuda_plan import BYTES_A_CYCLE as DEVICE_BYTES
+from numbaconv.gemm.cuda_plan import LAUNCH_CYCLES as DEVICE_LAUNCH
 from numbaconv.lowering import YES, Lowering, Support
+from numbaconv.lowering_cuda import MOST_ELEMENTS
+from numbaconv.lowering_cuda import plan_of as device_plan
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import lowerings
 from numbaconv.request import Request
 
 PEAK = 120e9  # multiply-adds in flops/s a core, a typical vector core: only ratios matter for the choice
 BANDWIDTH = 12e9  # bytes/s
+DEVICE_MACS, DEVICE_HERTZ = 128, 1.7e9  # multiply-adds of a multiprocessor a cycle, cycles a second
+DEVICE_THREADS = 1024  # of a multiprocessor, to keep it busy while others wait for memory
 MOST_BYTES = 1 << 42  # of an input or an output
 CALL_SECONDS = 10e-6  # one product's way through Python and the pool
 
@@ -55,7 +62,9 @@ def check(lowering: Lowering, problem: ConvProblem, request: Request) -> Support
         return Support("the depth axis is not built, only two dimensions")
     if max(problem.input_bytes, problem.output_bytes) > MOST_BYTES:
         return Support(f"input or output is larger than {MOST_BYTES >> 40} TiB (is a pad or a size mistyped?)")
-    answer = lowering.supports(problem, request)
+    if device == "cuda" and image_elements(problem) >= MOST_ELEMENTS:
+        return Support("an image has more elements than 32 bits count, which GPU kernels do")
+    answer = lowering.form(request.device).supports(problem, request)
     return answer if isinstance(answer, Support) else YES if answer else Support("it gives no reason")
 
 
@@ -64,13 +73,14 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
     support = check(lowering, problem, request)
     if not support:
         return Candidate(lowering, support, undivided(problem, request))
-    division = divide(problem, lowering, request)
+    division, form = divide(problem, lowering, request), lowering.form(request.device)
     calls = division.gemm_calls(lowering)
     macs = sum(call.macs for call in calls) or problem.macs
-    rearranged = sum(
-        lowering.rearranged_bytes(part, division.request) * count for part, count in division.problems.items()
-    )
+    rearranged = sum(form.rearranged_bytes(part, division.request) * count for part, count in division.problems.items())
     moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + rearranged
+    if request.device != "cpu":
+        seconds = _device_seconds(form, problem, division.request, calls, macs, moved)
+        return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)
     flops = PEAK * request.num_threads
     if calls:
         seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / flops
@@ -78,6 +88,18 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
         seconds = 2 * macs / lowering.share_of_peak(problem) / flops
     seconds += moved / (BANDWIDTH * request.num_threads) + CALL_SECONDS * max(1, sum(call.count for call in calls))
     return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)
+
+
+def _device_seconds(form, problem: ConvProblem, request: Request, calls, macs: int, moved: int) -> float:
+    """The time on a GPU: products as their plans count cycles, or multiply-adds over a share of the peak; bytes."""
+    device = runtime(request.device)
+    if calls:
+        cycles = sum(device_plan(call, problem.dtype, request).cycles * call.count for call in calls if call.macs)
+    else:
+        rate = DEVICE_MACS * device.multiprocessors / (problem.itemsize // 4)
+        fill = min(1.0, max(1, form.threads(problem)) / (DEVICE_THREADS * device.multiprocessors))
+        cycles = macs / (rate * form.share_of_peak(problem) * fill) + DEVICE_LAUNCH if macs else 0.0
+    return (cycles + moved / DEVICE_BYTES) / DEVICE_HERTZ
 
 
 def _slots(call: GemmCall, problem: ConvProblem, request: Request) -> float:

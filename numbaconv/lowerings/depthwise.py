@@ -22,9 +22,19 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, copy_records, reached
+from numbaconv.geometry import GEOMETRY, SIZES, copy_records, reached, window_of
 from numbaconv.jit import Native, native
 from numbaconv.lowering import LIMITS, YES, Lowering, Support
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_direct import (
+    NO_IMAGE,
+    Task,
+    depthwise_fits,
+    depthwise_grid,
+    depthwise_kernel,
+    image_of,
+)
+from numbaconv.lowerings._cuda_matrices import keep_copy
 from numbaconv.lowerings._depthwise_tile import GATHER, PAIRS, UNIT, tile
 from numbaconv.machine import detect
 from numbaconv.simd import record_at
@@ -38,6 +48,43 @@ FIELDS = ("x", "out", "w", "bias", "limits", "oc", "multiplier", "units", "units
           "o_n", "o_c", "o_h", "o_w")  # fmt: skip
 DEPTHWISE = np.dtype([(name, np.int64) for name in FIELDS] + [(name, GEOMETRY[name]) for name in GEOMETRY.names])
 """Addresses, the division into tasks, the steps of the output in elements, and the problem's geometry."""
+
+
+class CudaDepthwise(CudaForm):
+    """A thread has some rows of a column of one channel; an input value is read once for all of them."""
+
+    def supports(self, problem, request):
+        p = problem
+        reason = depthwise_fits(p.kh, p.kw, p.sh, p.dh, self.rows(p))
+        answer = self.lowering.supports(problem, request)
+        return Support(f"its CUDA form is written out for the kernel, and {reason}") if answer and reason else answer
+
+    def rows(self, problem) -> int:
+        """Output rows of a thread: as many as its registers hold."""
+        p = problem
+        return next((rows for rows in (4, 2) if not depthwise_fits(p.kh, p.kw, p.sh, p.dh, rows)), 1)
+
+    def share_of_peak(self, problem):
+        return 0.2
+
+    def threads(self, problem):
+        return super().threads(problem) // self.rows(problem)
+
+    def prepare_weights(self, ctx, w):
+        p = ctx.problem
+        taps = w.reshape(p.oc, p.kh * p.kw)
+        return keep_copy(ctx, taps.T if p.layout == "nhwc" else taps)
+
+    def run(self, ctx, x, prepared, out):
+        p, residual, nhwc = ctx.problem, ctx.residual, ctx.problem.layout == "nhwc"
+        rows = self.rows(p)
+        steps = (1, p.oc) if nhwc else (p.kh * p.kw, 1)
+        task = Task(p.mb, p.ocg, int(ctx.bias is not None), int(residual is not None), w_k=steps[0], w_tap=steps[1])
+        images = image_of(out), NO_IMAGE if residual is None else image_of(residual)
+        kernel = depthwise_kernel(x.itemsize, p.kh, p.kw, p.sh, p.sw, p.dh, p.dw, rows, nhwc)
+        grid, limits = depthwise_grid(images[0], task, p.sh, p.dh, rows), LIMITS[ctx.request.epilogue.activation]
+        ctx.launch("multiply", kernel, grid, x, prepared, out, ctx.bias, residual, window_of(p, x, ic=1), *images, task,
+                   *limits)  # fmt: skip
 
 
 @functools.cache
@@ -171,6 +218,8 @@ class Depthwise(Lowering):
 
     name = "depthwise"
     family = "direct"
+    devices = ("cpu", "cuda")
+    cuda = CudaDepthwise
     paper = "Zhang, Lo, Lu: High performance depthwise and pointwise convolutions on mobile devices, arXiv 2001.02504"
 
     def supports(self, problem, request):

@@ -21,9 +21,12 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, copy_records, reached
+from numbaconv.geometry import GEOMETRY, SIZES, STEPS, copy_records, reached, window_of
 from numbaconv.jit import Native, native
 from numbaconv.lowering import LIMITS, Lowering
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_direct import NO_IMAGE, direct_grid, direct_kernel, direct_task, image_of
+from numbaconv.lowerings._cuda_matrices import keep_weights
 from numbaconv.lowerings._direct_kernels import put_kernel, stack, steps_kernel
 from numbaconv.machine import detect
 from numbaconv.simd import array_at, invoke, load_i64, record_at
@@ -40,6 +43,32 @@ FIELDS = ("x", "out", "w", "bias", "limits", "kernels", "vectors", "tiles", "cha
 DIRECT = np.dtype([(name, np.int64) for name in FIELDS] + [(name, GEOMETRY[name]) for name in GEOMETRY.names])
 """Addresses; vectors and tiles of a row; a group's output and input channels; the division into tasks; the steps of the
 weights in bytes and of the output in elements; the problem's geometry."""
+
+
+class CudaDirect(CudaForm):
+    """A thread has a pixel's sums of some output channels in registers; the input is read where it lies."""
+
+    channels = 8  # a thread's
+
+    def share_of_peak(self, problem):
+        return 0.35
+
+    def threads(self, problem):
+        return super().threads(problem) // self.channels
+
+    def prepare_weights(self, ctx, w):
+        p = ctx.problem
+        return keep_weights(ctx, w, p.kh * p.kw * p.icg, p.ocg, oc=(0, 1), c=(1, 0), r=(p.kw * p.icg, 0), s=(p.icg, 0),
+                            multiple=self.channels)  # fmt: skip
+
+    def run(self, ctx, x, prepared, out):
+        p, residual = ctx.problem, ctx.residual
+        pixels_fast = out.strides[3] < out.strides[1] or p.oc == 1
+        task = direct_task(p.mb, p.g, p.oc, self.channels, pixels_fast, ctx.bias is not None, residual is not None)
+        images = image_of(out), NO_IMAGE if residual is None else image_of(residual)
+        ctx.launch("multiply", direct_kernel(x.itemsize, self.channels, pixels_fast),
+                   direct_grid(images[0], task, self.channels), x, prepared, out, ctx.bias, residual,
+                   window_of(p, x, ic=p.icg), *images, task, *LIMITS[ctx.request.epilogue.activation])  # fmt: skip
 
 
 @functools.cache
@@ -197,6 +226,8 @@ class Direct(Lowering):
 
     name = "direct"
     family = "direct"
+    devices = ("cpu", "cuda")
+    cuda = CudaDirect
     paper = "Georganas et al.: Anatomy of high-performance deep learning convolutions, arXiv 1808.05567 (2018)"
 
     def share_of_peak(self, problem):

@@ -16,10 +16,50 @@ Cost: mb·oc·ic/g·kh·kw·oh·ow multiply-adds, and one write and read of the 
 
 from __future__ import annotations
 
+from numbaconv.geometry import window_of
 from numbaconv.lowering import THREADS, GemmCall, Lowering
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_matrices import image_call, matrix_operand, multiply_image, weights_operand
+from numbaconv.lowerings._cuda_matrices import tap_major as keep_tap_major
+from numbaconv.lowerings._cuda_patches import patch_grid, patch_writer, scalar_grid, scalar_writer
 from numbaconv.lowerings._lower import lower_pixels, lower_taps, patch_sources
-from numbaconv.lowerings._matrices import multiply_weights, pack_weights, tap_major, weights_call
+from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import scalar_packer
+
+
+class CudaPatchMatrix(CudaForm):
+    """The same matrices in a GPU's memory, written by a kernel of their own."""
+
+    def lowering_bytes(self, problem, request):
+        return self.lowering.lowering_bytes(problem, request)
+
+    def gemm_calls(self, problem, request):
+        p = problem
+        return [image_call(p, p.mb * p.oh * p.ow, p.K, p.g)]
+
+    def prepare_weights(self, ctx, w):
+        return keep_tap_major(ctx, w, ctx.problem.icg)
+
+    def run(self, ctx, x, prepared, out):
+        p, by_pixels = ctx.problem, self.lowering.by_pixels
+        pixels = p.mb * p.oh * p.ow
+        steps = (pixels, 1) if by_pixels else (1, p.K)
+        target = ctx.take("patches", (p.g, p.K * pixels))
+        for g in range(p.g):
+            source = group(p, x, g)
+            self.write(ctx, source, target[g], window_of(p, source), p.K, pixels, *steps)
+        patches = matrix_operand(target, *steps, p.K * pixels)
+        (call,) = self.gemm_calls(p, ctx.request)
+        multiply_image(ctx, call, weights_operand(prepared), patches, out, ctx.residual)
+
+    def write(self, ctx, source, target, window, depth, pixels, step_k, step):
+        """The lower stage of a group."""
+        if self.lowering.scans:
+            kernel, grid = scalar_writer(source.itemsize), scalar_grid(window, depth, pixels)
+        else:
+            by_pixels = self.lowering.by_pixels
+            kernel, grid = patch_writer(source.itemsize, by_pixels), patch_grid(window, depth, pixels, by_pixels)
+        ctx.launch("lower", kernel, grid, source, target, window, depth, pixels, step_k, step)
 
 
 class PatchMatrix(Lowering, abstract=True):
@@ -28,7 +68,10 @@ class PatchMatrix(Lowering, abstract=True):
     family = "im2col"
     paper = "Chellapilla, Puri, Simard: High Performance Convolutional Neural Networks for Document Processing (2006)"
     parameters = {"batching": ("image", "block", "whole", int), "threads": THREADS}
+    devices = ("cpu", "cuda")
+    cuda = CudaPatchMatrix
     by_pixels = True  # a row of the matrix is a tap at every pixel
+    scans = False
 
     def lowering_bytes(self, problem, request):
         p = problem
@@ -74,6 +117,7 @@ class Im2colScan(PatchMatrix):
     """Patches as columns, each element looked up and tested by itself: the slow one, for teaching."""
 
     name = "im2col-scan"
+    scans = True
 
     @staticmethod
     def write(ctx, sources, depth, pixels, target):

@@ -14,8 +14,28 @@ Memory: 0 (GEMM's panels only).    Cost: mb·oc·ic/g·kh·kw·oh·ow multiply-a
 from __future__ import annotations
 
 from numbaconv.lowering import Lowering
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_gather import padded_channels, patches
+from numbaconv.lowerings._cuda_matrices import image_call, multiply_image, weights_operand
+from numbaconv.lowerings._cuda_matrices import tap_major as keep_tap_major
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
+
+
+class CudaImplicitGemm(CudaForm):
+    """Patches are found while tiles are copied to shared memory, as in cuDNN."""
+
+    def gemm_calls(self, problem, request):
+        p = problem
+        depth = p.kh * p.kw * padded_channels(p.icg, p.kh * p.kw)
+        return [image_call(p, p.mb * p.oh * p.ow, depth, p.g)]
+
+    def prepare_weights(self, ctx, w):
+        return keep_tap_major(ctx, w)
+
+    def run(self, ctx, x, prepared, out):
+        (call,) = self.gemm_calls(ctx.problem, ctx.request)
+        multiply_image(ctx, call, weights_operand(prepared), patches(ctx.problem, x), out, ctx.residual)
 
 
 class ImplicitGemm(Lowering):
@@ -23,6 +43,8 @@ class ImplicitGemm(Lowering):
 
     name = "implicit-gemm"
     family = "im2col"
+    devices = ("cpu", "cuda")
+    cuda = CudaImplicitGemm
     paper = "Chetlur et al.: cuDNN, arXiv 1410.0759 (2014); San Juan et al., arXiv 2005.06410 (2020)"
     parameters = {
         "batching": ("whole", "image", int),

@@ -23,9 +23,15 @@ import numpy as np
 
 from numbaconv.gemm import Source
 from numbaconv.gemm.copying import copy_strided, fill_zero
-from numbaconv.geometry import GEOMETRY, column_of, geometry_of, row_of
+from numbaconv.gemm.cuda_tile import DEPTH
+from numbaconv.geometry import GEOMETRY, column_of, geometry_of, row_of, window_of
 from numbaconv.jit import Native, native
 from numbaconv.lowering import PARTS, YES, Lowering, Support
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_gather import patches
+from numbaconv.lowerings._cuda_matrices import image_call, multiply_image, round_to, weights_operand
+from numbaconv.lowerings._cuda_matrices import tap_major as keep_tap_major
+from numbaconv.lowerings._cuda_patches import offset_grid, offset_writer
 from numbaconv.lowerings._lower import lower_pixels
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
@@ -40,11 +46,36 @@ OFFSETS = np.dtype([(name, np.int64) for name in ("x", "table", "taps", "channel
 """A group's first channel, the table, its sides (`taps` by `image` pixels), steps of x, and the problem's geometry."""
 
 
+class CudaIndirect(CudaForm):
+    """The table is followed while tiles are copied to shared memory; the input stays as it lies, in either layout."""
+
+    def lowering_bytes(self, problem, request):
+        return 4 * problem.oh * problem.ow * problem.kh * problem.kw
+
+    def gemm_calls(self, problem, request):
+        p = problem
+        return [image_call(p, p.mb * p.oh * p.ow, p.kh * p.kw * round_to(p.icg, DEPTH), p.g)]
+
+    def prepare_weights(self, ctx, w):
+        return keep_tap_major(ctx, w, round_to(ctx.problem.icg, DEPTH))
+
+    def run(self, ctx, x, prepared, out):
+        p = ctx.problem
+        table = ctx.take("offsets", (p.oh * p.ow * p.kh * p.kw,), np.int32)
+        window = window_of(p, x)
+        ctx.launch("lower", offset_writer(), offset_grid(window), table, window)
+        (call,) = self.gemm_calls(p, ctx.request)
+        source = patches(p, x, table, round_to(p.icg, DEPTH))
+        multiply_image(ctx, call, weights_operand(prepared), source, out, ctx.residual)
+
+
 class Indirect(Lowering):
     """Offsets in place of patches."""
 
     name = "indirect"
     family = "indirect"
+    devices = ("cpu", "cuda")
+    cuda = CudaIndirect
     paper = "Dukhan: The Indirect Convolution Algorithm, arXiv 1907.02129 (2019)"
     parameters = PARTS
 

@@ -25,7 +25,12 @@ import numpy as np
 
 from numbaconv.gemm import Axis, Matrix
 from numbaconv.lift import Term, lift
+from numbaconv.lift_cuda import Share
 from numbaconv.lowering import PARTS, GemmCall, Lowering
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_gather import patches
+from numbaconv.lowerings._cuda_matrices import channels_times_pixels, keep_weights, weights_operand
+from numbaconv.lowerings._cuda_matrices import lift as device_lift
 from numbaconv.lowerings._matrices import group, operands, pack_weights
 from numbaconv.lowerings._patches import patch_source
 from numbaconv.lowerings._taps import Tap, taps
@@ -72,6 +77,55 @@ def classes(problem) -> tuple[TapClass, ...]:
     return tuple(found)
 
 
+class CudaKn2(CudaForm):
+    """A product for each class, then one lift of all images."""
+
+    def lowering_bytes(self, problem, request):
+        return self.lowering.lowering_bytes(problem, request)
+
+    def gemm_calls(self, problem, request):
+        p, turn = problem, 1 if self.lowering.side == "a" else -1
+        return [GemmCall(*(len(c.places) * p.ocg, p.mb * c.pixels)[::turn], p.icg, batch=p.g)
+                for c in classes(p) if c.reaching]  # fmt: skip
+
+    def prepare_weights(self, ctx, w):
+        """Of each class ic/g rows, its taps' output channels side by side."""
+        p, kept = ctx.problem, []
+        for c in classes(p):
+            rows, columns = sorted({r for r, _ in c.places}), sorted({s for _, s in c.places})
+            part = w[:, :, steps_of(rows), steps_of(columns)]
+            r, s = (0, len(columns) * p.ocg), (0, p.ocg)
+            kept.append(keep_weights(ctx, part, p.icg, len(c.places) * p.ocg, oc=(0, 1), c=(1, 0), r=r, s=s))
+        return kept
+
+    def run(self, ctx, x, prepared, out):
+        p, terms, first = ctx.problem, [], 0
+        product = ctx.take("products", (self.lowering_bytes(p, ctx.request) // p.itemsize,))
+        calls = iter(self.gemm_calls(p, ctx.request))
+        for c, weights in zip(classes(p), prepared, strict=True):
+            if not c.reaching:
+                continue
+            channels, pixels = len(c.places) * p.ocg, p.mb * c.pixels
+            source = patches(p, x, kh=1, kw=1, pad_top=-c.top, pad_left=-c.left, oh=c.rows, ow=c.columns)
+            k_step, step = (pixels, 1) if self.lowering.side == "a" else (1, channels)
+            channels_times_pixels(ctx, next(calls), weights_operand(weights), source, product[first:], k_step, step,
+                                  channels * pixels, self.lowering.side == "a")  # fmt: skip
+            for g in range(p.g):
+                for tap in c.reaching:
+                    row = (tap.rows[0] * p.sh + tap.down - c.top) // p.sh
+                    column = (tap.columns[0] * p.sw + tap.right - c.left) // p.sw
+                    place = first + c.places.index((tap.r, tap.s)) * p.ocg * k_step + (row * c.columns + column) * step
+                    terms.append(Share(place, c.pixels * step, k_step, c.columns * step, step,
+                                       g * p.ocg, (g + 1) * p.ocg, *tap.rows, *tap.columns))  # fmt: skip
+                first += channels * pixels
+        device_lift(ctx, out, product, terms, ctx.residual)
+
+
+def steps_of(places: list[int]) -> slice:
+    """Evenly spaced places as a slice."""
+    return slice(places[0], places[-1] + 1, places[1] - places[0] if len(places) > 1 else 1)
+
+
 class Kn2(Lowering, abstract=True):
     """One product of all taps of a class; `side` says which operand the weights are."""
 
@@ -80,6 +134,8 @@ class Kn2(Lowering, abstract=True):
         "Vasudevan, Anderson, Gregg: arXiv 1704.04428 (2017); Hadjis et al.: Caffe con Troll, arXiv 1504.04343 (2015)"
     )
     parameters = PARTS
+    devices = ("cpu", "cuda")
+    cuda = CudaKn2
     side: str
 
     def lowering_bytes(self, problem, request):

@@ -34,6 +34,7 @@ from numbaconv.division import Part, cuts, part_of
 from numbaconv.gemm import Axis, Chain, Link, Matrix, Operands, PackedMatrix
 from numbaconv.lift import Term, lift
 from numbaconv.lowering import PARTS, THREADS, GemmCall, Lowering
+from numbaconv.lowerings._cuda_kn2 import CudaAccumulate, CudaShiftAdd
 from numbaconv.lowerings._matrices import channels_by_pixels, group, operands, pack_weights
 from numbaconv.lowerings._patches import patch_records, place_records, place_sources
 from numbaconv.lowerings._taps import Tap, taps
@@ -50,6 +51,7 @@ class TapByTap(Lowering, abstract=True):
 
     family = "kn2"
     paper = PAPER
+    devices = ("cpu", "cuda")
     side: str
 
     def rectangles(self, problem) -> tuple[Tap, ...]:
@@ -98,6 +100,7 @@ class ShiftAdd(TapByTap, abstract=True):
     """as: every tap's product goes into the same buffer, and from there, shifted, into the output."""
 
     parameters = PARTS
+    cuda = CudaShiftAdd
 
     def rectangles(self, problem):
         return tuple(taps(problem))
@@ -168,6 +171,7 @@ class Accumulate(TapByTap, abstract=True):
     """aa: every tap's product is added to the output by the product itself."""
 
     parameters = {"threads": THREADS}
+    cuda = CudaAccumulate
 
     def rectangles(self, problem):
         return _bands(problem)

@@ -21,9 +21,14 @@ from __future__ import annotations
 
 from numbaconv.gemm import Axis, Matrix
 from numbaconv.gemm.axes import UNBROKEN
+from numbaconv.geometry import window_of
 from numbaconv.lowering import PARTS, Lowering
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_gather import padded_channels, patches
+from numbaconv.lowerings._cuda_matrices import image_call, keep_weights, multiply_image, weights_operand
+from numbaconv.lowerings._cuda_patches import patch_grid, patch_writer
 from numbaconv.lowerings._lower import lower_pixels, lower_taps, patch_sources
-from numbaconv.lowerings._matrices import multiply_weights, pack_weights, weights_call
+from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, weights_call
 from numbaconv.workspace import address_of
 
 
@@ -32,11 +37,59 @@ def _axis(inner: int, step: int, outer: int) -> Axis:
     return Axis(step) if outer == inner * step else Axis(step, inner, outer)
 
 
+class CudaOneAxis(CudaForm):
+    """One axis is written down; the other is found like a patch, in an image whose channels are the terms written."""
+
+    def lowering_bytes(self, problem, request):
+        return self.lowering.lowering_bytes(problem, request)
+
+    def taps(self, problem) -> tuple[int, int]:
+        """(taps that are found, rows of weights for each)."""
+        terms, _, _ = self.lowering.sizes(problem)
+        taps = problem.kh if self.lowering.across == "kw" else problem.kw
+        return taps, padded_channels(terms, taps)
+
+    def gemm_calls(self, problem, request):
+        p = problem
+        taps, padded = self.taps(p)
+        return [image_call(p, p.mb * p.oh * p.ow, taps * padded, p.g)]
+
+    def prepare_weights(self, ctx, w):
+        p = ctx.problem
+        taps, padded = self.taps(p)
+        found, written = (padded, 0), (p.icg, 0)
+        r, s = (found, written) if self.lowering.across == "kw" else (written, found)
+        return keep_weights(ctx, w, taps * padded, p.ocg, oc=(0, 1), c=(1, 0), r=r, s=s)
+
+    def run(self, ctx, x, prepared, out):
+        p = ctx.problem
+        terms, rows, columns = self.lowering.sizes(p)
+        pixels, by_pixels = p.mb * rows * columns, self.lowering.by_pixels
+        changes, found = {"kh": 1, "sh": 1, "oh": rows}, {"kw": 1, "sw": 1, "dw": 1}
+        if self.lowering.across == "kh":
+            changes, found = {"kw": 1, "sw": 1, "ow": columns}, {"kh": 1, "sh": 1, "dh": 1}
+        steps = (pixels, 1) if by_pixels else (1, terms)
+        lowered = ctx.take("lowered", (p.g, terms * pixels))
+        for g in range(p.g):
+            window = window_of(p, group(p, x, g), **changes)
+            ctx.launch("lower", patch_writer(x.itemsize, by_pixels), patch_grid(window, terms, pixels, by_pixels),
+                       group(p, x, g), lowered[g], window, terms, pixels, *steps)  # fmt: skip
+        axes = (0, 1, 2, 3, 4) if by_pixels else (0, 4, 1, 2, 3)
+        shape = (terms, p.mb, rows, columns) if by_pixels else (p.mb, rows, columns, terms)
+        image = lowered.reshape(p.g, *shape).transpose(axes)  # groups, terms, images, rows, columns
+        source = patches(p, image[0].transpose(1, 0, 2, 3), batch=terms * pixels, ic=terms, ih=rows, iw=columns,
+                         pad_top=0, pad_left=0, **found)  # fmt: skip
+        (call,) = self.gemm_calls(p, ctx.request)
+        multiply_image(ctx, call, weights_operand(prepared), source, out, ctx.residual)
+
+
 class OneAxis(Lowering, abstract=True):
     """A convolution with a kernel of one row (or column) is lowered; the other axis is a view of the result."""
 
     family = "mec"
     parameters = PARTS
+    devices = ("cpu", "cuda")
+    cuda = CudaOneAxis
     by_pixels = False
     across = "kw"  # which side of the kernel is lowered
 

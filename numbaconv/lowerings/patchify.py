@@ -15,6 +15,7 @@ from numbaconv.gemm import Axis, Matrix
 from numbaconv.lowering import YES, Lowering, Support
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
+from numbaconv.lowerings.implicit import CudaImplicitGemm
 from numbaconv.workspace import address_of
 
 
@@ -23,6 +24,8 @@ class Patchify(Lowering):
 
     name = "patchify"
     family = "1x1"
+    devices = ("cpu", "cuda")
+    cuda = CudaImplicitGemm  # where no patch overlaps another, what it gathers is the input, once
     paper = "Dosovitskiy et al.: arXiv 2010.11929 (2020)"
     parameters = {
         "batching": ("whole", "image", int),

@@ -9,9 +9,13 @@ Memory: none.    Cost: mb·oc·oh·ow·ic/g·kh·kw multiply-adds, one at a time
 
 from __future__ import annotations
 
-from numbaconv.geometry import geometry_of
+from numbaconv.geometry import geometry_of, window_of
 from numbaconv.jit import compiled
+from numbaconv.lift import LIMITS
 from numbaconv.lowering import Lowering
+from numbaconv.lowering_cuda import CudaForm
+from numbaconv.lowerings._cuda_direct import NO_IMAGE, Task, image_of, reference_grid, reference_kernel
+from numbaconv.lowerings._cuda_matrices import keep_copy
 
 
 @compiled
@@ -36,11 +40,32 @@ def _convolve(x, w, out, geometry, groups):
                     out[n, k, y, z] = total
 
 
+class CudaReference(CudaForm):
+    """The same loops, a thread an output."""
+
+    def share_of_peak(self, problem):
+        return 0.001
+
+    def prepare_weights(self, ctx, w):
+        return keep_copy(ctx, w)
+
+    def run(self, ctx, x, prepared, out):
+        p, residual = ctx.problem, ctx.residual
+        task = Task(p.mb, p.ocg, int(ctx.bias is not None), int(residual is not None))
+        window = window_of(p, x, ic=p.icg)
+        images = image_of(out), NO_IMAGE if residual is None else image_of(residual)
+        grid, limits = reference_grid(images[0], task), LIMITS[ctx.request.epilogue.activation]
+        ctx.launch("multiply", reference_kernel(x.itemsize), grid, x, prepared, out, ctx.bias, residual, window,
+                   *images, task, *limits)  # fmt: skip
+
+
 class Reference(Lowering):
     """Plain loops: slow, certain, always last."""
 
     name = "reference"
     family = "direct"
+    devices = ("cpu", "cuda")
+    cuda = CudaReference
     paper = "the definition"
 
     def run(self, ctx, x, prepared, out):

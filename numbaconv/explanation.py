@@ -1,0 +1,141 @@
+"""``explain``: what every lowering would do with a problem, and what that would cost."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+from numbaconv.api import as_problem, make_request
+from numbaconv.devices import cuda as cuda_devices
+from numbaconv.errors import DeviceUnavailable
+from numbaconv.gemm.cuda_plan import arithmetic_for
+from numbaconv.lowering import GemmCall
+from numbaconv.problem import ConvProblem
+from numbaconv.registry import broken
+from numbaconv.request import Epilogue, Request
+from numbaconv.select import Candidate, candidates
+
+LINE = 120
+"""Columns of an explanation's table, as far as names allow."""
+SHOWN_PRODUCTS = 3
+
+
+@dataclass(frozen=True)
+class Row:
+    """What ``explain`` says of one lowering: ``runs``, ``reason`` when not, bytes, multiply-adds, predicted seconds.
+
+    ``waste`` is its multiply-adds beyond the direct method's, as a part of those; negative where some are saved.
+    """
+
+    name: str
+    runs: bool
+    reason: str
+    lowering_bytes: int
+    panel_bytes: int
+    macs: int
+    seconds: float
+    gemm_calls: tuple[GemmCall, ...] = ()
+    bytes_moved: int = 0
+    waste: float = 0.0
+
+    @property
+    def workspace_bytes(self) -> int:
+        return self.lowering_bytes + self.panel_bytes
+
+    @property
+    def products(self) -> str:
+        """Its products in words: the first three, and how many other kinds there are."""
+        kinds = [f"{c.count * c.batch} of {c.m} x {c.k} x {c.n}" for c in self.gemm_calls]
+        more = [f"... {len(kinds) - SHOWN_PRODUCTS} more"] if len(kinds) > SHOWN_PRODUCTS else []
+        return ", ".join([*kinds[:SHOWN_PRODUCTS], *more]) or "none"
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Every lowering's answers about a problem, best first; ``str()`` prints a table."""
+
+    problem: ConvProblem
+    request: Request
+    chosen: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def where(self) -> str:
+        """The threads or the device."""
+        device = self.request.device
+        return f"{self.request.num_threads} thread(s)" if device == "cpu" else f"device {device}"
+
+    def __str__(self) -> str:
+        p = self.problem
+        width = max(len(name) for name in ("lowering", *(row.name for row in self.rows)))
+        lines = [
+            f"{p}   {p.macs / 1e6:.1f} M multiply-adds, {self.where}, auto: {self.chosen}",
+            f"{'lowering':<{width}} {'lowered':>12} {'panels':>11} {'moved':>13} {'M macs':>9} {'waste':>7} "
+            f"{'predicted':>11}  products m x k x n",
+        ]
+        for row in self.rows:
+            if not row.runs:
+                lines += _folded(f"{row.name:<{width}} refused: ", row.reason)
+                continue
+            numbers = (f"{row.name:<{width}} {row.lowering_bytes:>12,} {row.panel_bytes:>11,} {row.bytes_moved:>13,} "
+                       f"{row.macs / 1e6:>9.1f} {row.waste:>7.1%} {row.seconds * 1e3:>8.2f} ms  ")  # fmt: skip
+            lines += _folded(numbers, row.products.replace(" ", "\xa0").replace(",\xa0", ", "))
+        return "\n".join([*lines, *self.notes])
+
+
+def _folded(first: str, text: str) -> list[str]:
+    """`text` behind `first`, in lines of at most ``LINE`` characters; no-break spaces hold words together."""
+    indent = " " * len(first)
+    lines = textwrap.wrap(text, LINE, initial_indent=first, subsequent_indent=indent, break_long_words=False)
+    return [line.replace("\xa0", " ") for line in lines]
+
+
+def explain(
+    problem: ConvProblem | str,
+    *,
+    device: str | None = None,
+    num_threads: int | None = None,
+    precision: str = "highest",
+    accuracy: str = "float32",
+    max_workspace: int | None = None,
+) -> Explanation:
+    """What every lowering would do with a problem: runs or refused because ..., bytes, multiply-adds, predicted time.
+
+    Parameters
+    ----------
+    problem : ConvProblem or str
+    device, num_threads, precision, accuracy, max_workspace
+        As in ``conv2d``.
+    """
+    problem = as_problem(problem)
+    request = make_request(device, num_threads, precision, accuracy, max_workspace, None, Epilogue())
+    if "+" in request.device:
+        raise DeviceUnavailable("explain: ask for 'cpu' and 'cuda' apart; 'cpu+cuda' gives each its best lowering")
+    answers = candidates(problem, request)
+    rows = tuple(_row(answer, problem) for answer in answers)
+    fitting = [r for r in rows if r.runs and (max_workspace is None or r.workspace_bytes <= max_workspace)]
+    notes = [f"plug-in {name} is broken: {error}" for name, error in broken.items()]
+    notes += _precision_notes(problem, request)
+    return Explanation(problem, request, fitting[0].name if fitting else "none", rows, tuple(notes))
+
+
+def _precision_notes(problem: ConvProblem, request: Request) -> list[str]:
+    """What multiplies, where less than float32 was accepted."""
+    if request.precision == "highest":
+        return []
+    words = {"fma": "no faster arithmetic than float32, float32 runs", "tf32": "tensor cores, one TF32 product each",
+             "tf32x3": "tensor cores, three TF32 products for each of float32"}  # fmt: skip
+    if request.device == "cpu":
+        return [f"precision={request.precision!r}: this version has {words['fma']}"]
+    device = cuda_devices.runtime(request.device)
+    chosen = arithmetic_for(request.precision, problem.itemsize, device.cc)
+    have = f"{device.name} has " if chosen == "fma" else ""
+    return [f"precision={request.precision!r}: {have}{words[chosen]} (lowerings without products: float32)"]
+
+
+def _row(answer: Candidate, problem: ConvProblem) -> Row:
+    calls = tuple(answer.division.gemm_calls(answer.lowering)) if answer.support else ()
+    waste = answer.macs / problem.macs - 1 if answer.macs and problem.macs else 0.0
+    return Row(answer.lowering.name, bool(answer.support), answer.support.reason, answer.lowering_bytes,
+               answer.panel_bytes, answer.macs, answer.seconds, calls, answer.bytes_moved, waste)  # fmt: skip
