@@ -16,6 +16,7 @@ from planted import ForgottenDilation, Fractions, Refusing, Right, Taps, TooRoug
 import numbaconv as nc
 from numbaconv import registry
 from numbaconv.lowering import YES, Support
+from numbaconv.lowering_cuda import CudaForm
 from numbaconv.lowerings import _template
 from numbaconv.lowerings._template import Template
 from numbaconv.testing import ConformanceError, check_lowering, check_problem, trial
@@ -154,6 +155,7 @@ def test_a_lowering_for_another_device_only_has_nothing_to_show_on_this_one():
     class Elsewhere(Taps):
         name = "elsewhere"
         devices = ("cuda",)
+        cuda = CudaForm
 
     report = check_lowering(Elsewhere, quick=True)
     assert not report.ran

@@ -114,3 +114,14 @@ def test_a_report_in_a_line():
     report = Report(["mine"], ["a", "b"], {"c": "too wide", "d": "too wide", "e": "dilated"})
     assert str(report) == "mine: 2 problems right, 3 refused (dilated; too wide)"
     assert str(Report(["mine"], ["a"])) == "mine: 1 problems right, 0 refused"
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_an_array_without_zones_is_its_memory(layout):
+    guarded = Guarded((2, 3, 4, 5), "float32", layout, zone=0)
+    assert guarded.memory.nbytes == guarded.array.nbytes
+    guarded.array[...] = 7
+    assert guarded.written_outside() == ""
+    copy = guarded.memory.copy()
+    assert_array_equal(guarded.cut(copy), guarded.array)
+    assert np.shares_memory(guarded.cut(copy), copy)

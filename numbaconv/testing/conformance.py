@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from numbaconv.errors import WorkspaceExceeded
 from numbaconv.lowering import Lowering
 from numbaconv.plan import Plan
 from numbaconv.problem import ConvProblem
-from numbaconv.request import ACTIVATIONS, Epilogue, Request
+from numbaconv.request import ACTIVATIONS, Epilogue
 from numbaconv.select import check
 from numbaconv.testing.failures import ConformanceError, difference
-from numbaconv.testing.grid import grid, large, refusable
+from numbaconv.testing.grid import grid, large, refusable, sketch, sketch_large
 from numbaconv.testing.memory import JUNK, NAN
+from numbaconv.testing.places import Host, place_of
 from numbaconv.testing.trial import Trial
 
 __all__ = ["Report", "check_lowering", "check_problem"]
@@ -46,6 +48,7 @@ def check_problem(
     num_threads: int = 2,
     seed: int = 0,
     label: str = "",
+    device: str = "cpu",
 ) -> bool:
     """Check a lowering on one problem: results, memory, epilogue, or the refusal.
 
@@ -60,6 +63,8 @@ def check_problem(
         Of the whole numbers that the arrays hold.
     label : str
         What is special about the problem, for the message.
+    device : str
+        "cpu", "cuda" or "cuda:1".
 
     Returns
     -------
@@ -70,66 +75,86 @@ def check_problem(
     ------
     ConformanceError
         Naming the lowering, the problem, the rule and the first difference.
+    DeviceUnavailable
+        Where there is no such device here.
     """
-    trial = Trial(lowering if isinstance(lowering, Lowering) else lowering(), problem, label, seed)
-    plain = _run(trial, Request(), framed=False)
-    finished = _run(trial, Request(num_threads=num_threads, epilogue=EVERYTHING), framed=True)
+    one = lowering if isinstance(lowering, Lowering) else lowering()
+    return check_trial(Trial(one, problem, label, seed, place_of(device)), num_threads)
+
+
+def check_trial(trial: Trial, num_threads: int = 2, turn: int | None = None) -> bool:
+    """Without an epilogue and with all of it, each twice; with a `turn`, one of the two once."""
+    plain = turn != 1 and _run(trial, {}, framed=False, again=turn is None)
+    options = {"num_threads": num_threads, "epilogue": EVERYTHING}
+    finished = turn != 0 and _run(trial, options, framed=True, again=turn is None)
     return plain or finished
 
 
-def _run(trial: Trial, request: Request, framed: bool) -> bool:
-    """Plan, prepare, run twice; False when refused."""
-    plan = trial.plan(request)
+def _run(trial: Trial, options: dict[str, Any], framed: bool, again: bool = True) -> bool:
+    """Plan, prepare, run, twice unless told otherwise; False when refused."""
+    plan = trial.plan(trial.request(**options))
     if plan is None:
         return False
     if trial.problem.mb:  # else there is nothing to compute, only to plan
-        _check_runs(trial, plan, framed)
+        _check_runs(trial, plan, framed, again)
     return True
 
 
-def _check_runs(trial: Trial, plan: Plan, framed: bool) -> None:
+def _check_runs(trial: Trial, plan: Plan, framed: bool, again: bool = True) -> None:
     prepared = trial.prepare(plan, trial.sample().w)
-    first = trial.run(plan, prepared, trial.sample().x, framed=framed, scratch=NAN)
+    first = trial.run(plan, prepared, trial.sample().x, framed=framed, scratch=JUNK if framed and not again else NAN)
     trial.judge(plan, prepared, first.out, framed)
     trial.count(plan, first)
-    second = trial.run(plan, prepared, trial.sample().x, framed=framed, scratch=JUNK)
-    different = first.out.view(f"u{first.out.itemsize}") != second.out.view(f"u{first.out.itemsize}")
-    if different.any():
-        trial.fail("repeatable", "a second run, on scratch that holds other numbers, gives other bits: "
-                                 + difference(second.out, first.out, different))  # fmt: skip
+    if not again:
+        return
+    # An emulated device launches anew at first, and then launches again what it recorded.
+    for fill in (JUNK, NAN) if trial.place.emulated else (JUNK,):
+        second = trial.run(plan, prepared, trial.sample().x, framed=framed, scratch=fill, as_users=True)
+        different = first.out.view(f"u{first.out.itemsize}") != second.out.view(f"u{first.out.itemsize}")
+        if different.any():
+            trial.fail("repeatable", "a second run, on scratch that holds other numbers, gives other bits: "
+                                     + difference(second.out, first.out, different))  # fmt: skip
 
 
 def _check_epilogues(trial: Trial) -> None:
-    """Every part of an epilogue by itself, and a few together."""
+    """Every part of an epilogue by itself, and a few together; in emulation two of them."""
+    if trial.place.emulated:
+        _run(trial, {"epilogue": Epilogue(bias=True, activation="relu")}, framed=False)
+        _run(trial, {"epilogue": Epilogue(residual=True)}, framed=False, again=False)
+        return
     alone = [Epilogue(bias=True), Epilogue(residual=True), *(Epilogue(activation=word) for word in ACTIVATIONS[1:])]
     for epilogue in (*alone, Epilogue(bias=True, activation="relu"), Epilogue(bias=True, residual=True)):
-        _run(trial, Request(num_threads=2, epilogue=epilogue), framed=False)
+        _run(trial, {"num_threads": 2, "epilogue": epilogue}, framed=False)
 
 
 def _check_threads(trial: Trial) -> None:
-    """The same bits for any number of threads, and twice on the same number, on numbers whose sums are rounded."""
+    """The same bits for any number of threads, and twice on the same number, on numbers whose sums are rounded.
+
+    A device has no number of threads to vary; it runs twice, an emulated one with its threads in another order.
+    """
     numbers = trial.sample("normal")
     results: dict[str, np.ndarray] = {}
-    for turn, threads in enumerate((1, 2, 3, 2)):
-        plan = trial.plan(Request(num_threads=threads))
+    on_cpu = trial.place.name == "cpu"
+    for turn, threads in enumerate((1, 2, 3, 2) if on_cpu else (1, 1)):
+        plan = trial.plan(trial.request(num_threads=threads))
         if plan is None:
             return
-        out = trial.run(plan, trial.prepare(plan, numbers.w), numbers.x).out
+        scratch = JUNK if turn and not on_cpu else NAN
+        out = trial.run(plan, trial.prepare(plan, numbers.w), numbers.x, scratch=scratch).out
         for before, wanted in results.items():
             different = out.view(f"u{out.itemsize}") != wanted.view(f"u{out.itemsize}")
             if different.any():
-                trial.fail("the same bits for any threads",
+                trial.fail("the same bits for any threads" if on_cpu else "repeatable",
                            f"differ from those {before}: {difference(out, wanted, different)}")  # fmt: skip
         results[f"on {threads} thread(s)" + (" in an earlier run" if turn else "")] = out
 
 
 def _check_accuracy(trial: Trial) -> None:
     """The error against float64 is within its bound, in units of direct float32's, on normal and ReLU'd inputs."""
-    request = Request(num_threads=2)
-    plan = trial.plan(request)
+    plan = trial.plan(trial.request(num_threads=2))
     if plan is None or trial.problem.dtype != "float32":
         return
-    factor = trial.factor(request) or EXACT_FACTOR
+    factor = trial.factor(plan.request) or EXACT_FACTOR
     for kind in ("normal", "non-negative"):
         numbers = trial.sample(kind)
         got = trial.run(plan, trial.prepare(plan, numbers.w), numbers.x).out
@@ -149,12 +174,12 @@ def _check_accuracy(trial: Trial) -> None:
 
 def _check_limit(trial: Trial) -> None:
     """With half the memory: smaller blocks and equal results, or a refusal that says how much is enough."""
-    free = trial.plan(Request(num_threads=2))
+    free = trial.plan(trial.request(num_threads=2))
     if free is None or not free.workspace_bytes:
         return
     limit = free.workspace_bytes // 2
     for turn in ("half", "least"):
-        request = Request(num_threads=2, max_workspace=limit)
+        request = trial.request(num_threads=2, max_workspace=limit)
         try:
             plan = trial.plan(request)
         except WorkspaceExceeded as error:
@@ -168,18 +193,20 @@ def _check_limit(trial: Trial) -> None:
             return
         if plan.workspace_bytes > limit:
             trial.fail("max_workspace", f"the plan takes {plan.workspace_bytes:,} of {limit:,} bytes allowed")
-        _check_runs(trial, plan, framed=False)
+        _check_runs(trial, plan, framed=False, again=not trial.place.emulated)
         return
 
 
-def _variants(lowering: Lowering | type[Lowering]) -> list[Lowering]:
-    """An instance as it is; of a class the default, then each value of each parameter."""
+def _variants(lowering: Lowering | type[Lowering], on_cpu: bool) -> list[Lowering]:
+    """An instance as it is; of a class the default, then each value of each parameter that a device heeds."""
     if isinstance(lowering, Lowering):
         return [lowering]
     if not (isinstance(lowering, type) and issubclass(lowering, Lowering)):
         raise TypeError(f"check_lowering: expected a Lowering, class or instance, got {lowering!r}")
     variants = [lowering()]
     for name, allowed in lowering.parameters.items():
+        if name == "threads" and not on_cpu:
+            continue
         variants += [lowering(**{name: 2 if value is int else value}) for value in allowed[1:]]
     return variants
 
@@ -190,6 +217,7 @@ def check_lowering(
     quick: bool = False,
     seed: int = 0,
     problems: Iterable[ConvProblem] | None = None,
+    device: str = "cpu",
 ) -> Report:
     """Check a lowering against every rule of its contract.
 
@@ -208,6 +236,10 @@ def check_lowering(
         Of the numbers and of the random problems.
     problems : iterable of ConvProblem, optional
         Checked besides the grid, for a lowering whose ground the grid does not reach.
+    device : str
+        "cpu", "cuda" or "cuda:1". On an emulated device (NUMBACONV_CUDA=emulate) problems are smaller, and every
+        other one has an epilogue; `quick`, in tens of seconds a lowering, most kinds of problems come in one layout and
+        element type, otherwise in all.
 
     Returns
     -------
@@ -219,32 +251,49 @@ def check_lowering(
     ConformanceError
         For the first rule that is broken, naming the lowering, the problem, the rule and the first difference. (A
         lowering that goes astray beyond the guarded zones may end the process instead.)
+    DeviceUnavailable
+        Where there is no such device here.
     """
+    place = place_of(device)
     report, more = Report(), [("given", problem) for problem in problems or ()]
-    for number, lowering in enumerate(_variants(cls)):
+    for number, lowering in enumerate(_variants(cls, device == "cpu")):
         report.lowerings.append(lowering.spec)
-        # Other parameters change how a problem is divided more than what is computed: a quick check takes fewer.
-        some = slice(number % 3, None, 3) if quick and number else slice(None)
+        usual, extended = _problems(place, quick, seed, number)
         finishing: set[tuple[str, str]] = set()
-        for label, problem in [*list(grid(quick, seed))[some], *more]:
-            if not check_problem(lowering, problem, seed=seed, label=label):
-                report.refused[str(problem)] = check(lowering, problem, Request()).reason
+        for turn, (label, problem) in enumerate([*usual, *more]):
+            trial = Trial(lowering, problem, label, seed, place)
+            if not check_trial(trial, turn=turn % 2 if place.emulated else None):
+                report.refused[str(problem)] = check(lowering, problem, trial.request()).reason
                 continue
             report.ran.append(str(problem))
             kind = (problem.layout, problem.dtype)
-            if kind not in finishing and problem.mb:
+            if kind not in finishing and problem.mb and not (place.emulated and number):
                 finishing.add(kind)
-                _check_epilogues(Trial(lowering, problem, label, seed))
-        for label, problem in [*list(large(quick))[some], *(pair for pair in more if pair[1].mb)]:
-            trial = Trial(lowering, problem, label, seed)
+                _check_epilogues(trial)
+        for label, problem in [*extended, *(pair for pair in more if pair[1].mb)]:
+            trial = Trial(lowering, problem, label, seed, place)
             _check_threads(trial)
             _check_accuracy(trial)
             _check_limit(trial)
         for label, problem in refusable():
-            Trial(lowering, problem, label).runs(Request())
-    if not report.ran and "cpu" in cls.devices:
+            trial = Trial(lowering, problem, label, seed, place)
+            trial.runs(trial.request())
+    if not report.ran and device.partition(":")[0] in cls.devices:
         raise ConformanceError(
             report.lowerings[0], "every problem", "coverage",
             "all of the grid was refused, nothing was checked; pass problems=[...] that it runs",
         )  # fmt: skip
     return report
+
+
+def _problems(place: Host, quick: bool, seed: int, number: int) -> tuple[list, list]:
+    """The grid, and the larger problems, for a lowering's variant.
+
+    Other parameters change how a problem is divided more than what is computed: a quick check takes fewer for them.
+    """
+    if place.emulated:
+        usual, extended, apart = list(sketch(not quick)), list(sketch_large()), 7
+    else:
+        usual, extended, apart = list(grid(quick, seed)), list(large(quick)), 3
+    some = slice(number % apart, None, apart) if quick and number else slice(None)
+    return usual[some], extended if place.emulated and not number else extended[some]

@@ -11,7 +11,7 @@ import numpy as np
 
 from numbaconv.problem import ConvProblem
 
-__all__ = ["grid", "large", "random_problem", "refusable"]
+__all__ = ["grid", "large", "random_problem", "refusable", "sketch", "sketch_large"]
 
 PADS = ("pad_top", "pad_left", "pad_bottom", "pad_right")
 
@@ -72,6 +72,38 @@ LARGE: dict[str, dict] = {
 }  # fmt: skip
 """Large enough for several threads, for sums whose order matters, and for memory to be worth limiting."""
 
+SKETCH: dict[str, dict] = {
+    "1x1": {"mb": 2, "ic": 7, "oc": 6},
+    "first layer, 11x11, stride 4": {"ic": 2, "ih": 15, "iw": 19},
+    "5x5, padded": {"ic": 3},
+    "3x3, padded, several images": {"ic": 5},
+    "3x3, padded, stride 2": {"ic": 5},
+    "pads beyond the kernel": {"mb": 2, "ih": 2, "iw": 3, "kh": 2, **_pads(3, 4, 2, 3)},
+    "stride beyond the kernel": {"mb": 2},
+    "rows and columns that no output reads": {"ih": 8, "iw": 9},
+    "dilated, strided, padded": {"mb": 2},
+    "grouped": {"mb": 2, "ic": 4, "oc": 6, "g": 2},
+    "grouped 1x1": {"ic": 6, "oc": 4, "g": 2},
+    "depthwise": {"mb": 2, "ic": 3, "oc": 3, "g": 3},
+    "depthwise, two outputs a channel, strided": {"ic": 2, "oc": 4, "g": 2},
+    "prime sizes": {"mb": 2, "ih": 11, "iw": 7},
+    "kernel as large as the input": {"ih": 5, "iw": 4, "kh": 5, "kw": 4},
+    "one row": {"iw": 20},
+    "one pixel": {"mb": 2},
+}  # fmt: skip
+"""How the kinds are made smaller where every access takes a microsecond."""
+SKETCH_MORE: dict[str, dict] = {
+    "a deep sum": {"ic": 36, "ih": 4, "iw": 5, "oc": 6, **_pads(1, 0, 0, 1)},
+    "a deep sum, 1x1": {"ic": 330, "ih": 4, "iw": 3, "kh": 1, "kw": 1},
+    "channels that fill no tile": {"ic": 21, "ih": 4, "iw": 3, "oc": 67, "kh": 2, "kw": 2},
+}  # fmt: skip
+"""For a GPU's tiles: sums that are split among blocks, and a tile of channels that is followed by another."""
+SKETCH_LARGE: dict[str, dict] = {
+    "2x3, of several parts": {"mb": 2, "ic": 4, "ih": 3, "iw": 5, "oc": 4, "kh": 2, **_pads(1)},
+    "1x1, of several parts": {"mb": 2, "ic": 300, "ih": 3, "iw": 4, "oc": 4, "kh": 1, "kw": 1},
+    "depthwise, of several parts": {"mb": 2, "ic": 2, "ih": 5, "iw": 5, "oc": 2, "g": 2, "kh": 2},
+}  # fmt: skip
+
 
 def _problem(sizes: dict, **more) -> ConvProblem:
     return ConvProblem(**({"mb": 1, "ic": 3, "ih": 11, "iw": 13, "oc": 5, "kh": 3, "kw": 3} | sizes | more))
@@ -100,6 +132,28 @@ def grid(quick: bool, seed: int) -> Iterator[tuple[str, ConvProblem]]:
     rng = np.random.default_rng(seed)
     for number in range(0 if quick else 100):
         yield f"random {number}", random_problem(lambda low, high: int(rng.integers(low, high + 1)))
+
+
+def sketch(full: bool = False) -> Iterator[tuple[str, ConvProblem]]:
+    """The grid for an emulated device: all kinds, smaller, each in one layout and element type in turn.
+
+    Kinds that only some lowerings run, of one tap or one channel a group, come in more of them; `full`: all in all.
+    """
+    ways = list(itertools.product(("nchw", "nhwc"), ("float32", "float64")))
+    for number, (label, sizes) in enumerate((KINDS | SKETCH_MORE).items()):
+        taken = {"ih": 7, "iw": 6} | sizes | SKETCH.get(label, {})
+        opposite = 3 - number % 4  # the other layout and the other element type
+        chosen = {number % 4, opposite} if taken.get("g", 1) == taken.get("ic", 3) else {number % 4}
+        if full or (taken.get("kh", 3) == taken.get("kw", 3) == 1 and taken.get("ic", 3) < 100):
+            chosen = set(range(4))
+        for layout, dtype in (ways[way] for way in sorted(chosen)):
+            yield label, _problem(taken, layout=layout, dtype=dtype)
+
+
+def sketch_large() -> Iterator[tuple[str, ConvProblem]]:
+    """In place of ``large`` for an emulated device: limits of memory and accuracy, not size."""
+    for number, (label, sizes) in enumerate(SKETCH_LARGE.items()):
+        yield label, _problem(sizes, layout=("nchw", "nhwc")[number % 2])
 
 
 def large(quick: bool) -> Iterator[tuple[str, ConvProblem]]:

@@ -7,13 +7,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from numbaconv.gemm import Chain, GemmPlan
 from numbaconv.workspace import Arena, address_of, aligned
 
-__all__ = ["JUNK", "NAN", "Guarded", "Scratch", "Seen", "observed"]
+__all__ = ["JUNK", "NAN", "ZONE", "Guarded", "Scratch", "Seen", "become", "observed", "one_at_a_time"]
 
 NAN, JUNK = 0xFF, 0x3F
 """Bytes to fill memory with: of NaN in both element types, and of numbers (0.747 in float32, 4.8e-4 in float64)."""
@@ -32,29 +33,34 @@ class Guarded:
         Foreign elements on both sides of each axis, besides the zones before and after everything.
     fill : int
         The byte that all memory holds.
+    zone : int
+        Elements before and after everything.
     """
 
-    def __init__(self, shape, dtype, layout: str, margins=(0, 0, 0, 0), fill: int = NAN):
+    def __init__(self, shape, dtype, layout: str, margins=(0, 0, 0, 0), fill: int = NAN, zone: int = ZONE):
         self.shape, self.dtype, self.margins, self.fill = tuple(shape), np.dtype(dtype), margins, fill
+        self.zone = zone
         self.axes = AXES[layout]
         self.outer = [self.shape[axis] + 2 * margins[axis] for axis in self.axes]
-        self.memory = aligned((int(np.prod(self.outer)) + 2 * ZONE) * self.dtype.itemsize)
+        self.memory = aligned((int(np.prod(self.outer)) + 2 * zone) * self.dtype.itemsize)
         self.memory[:] = fill
-        self.array = self._cut(self.memory)
+        self.array = self.cut(self.memory)
 
-    def _cut(self, memory: np.ndarray) -> np.ndarray:
-        whole = memory.view(self.dtype)[ZONE:-ZONE].reshape(self.outer).transpose(np.argsort(self.axes))
+    def cut(self, memory: Any) -> Any:
+        """The array in other memory of the same bytes, a NumPy array or a ``DeviceArray``."""
+        inner = slice(self.zone, self.zone + int(np.prod(self.outer)))
+        whole = memory.view(self.dtype)[inner].reshape(self.outer).transpose(np.argsort(self.axes).tolist())
         return whole[tuple(slice(m, m + length) for m, length in zip(self.margins, self.shape, strict=True))]
 
     def written_outside(self) -> str:
         """Where something else than the array was written; empty when nowhere."""
         rest = self.memory.copy()
-        inside = self._cut(rest).view(f"u{self.dtype.itemsize}")
+        inside = self.cut(rest).view(f"u{self.dtype.itemsize}")
         inside[...] = np.full(self.dtype.itemsize, self.fill, np.uint8).view(inside.dtype)[0]
         changed = np.flatnonzero(rest != self.fill)
         if not changed.size:
             return ""
-        place, size = int(changed[0]) // self.dtype.itemsize - ZONE, int(np.prod(self.outer))
+        place, size = int(changed[0]) // self.dtype.itemsize - self.zone, int(np.prod(self.outer))
         if place < 0:
             return f"{-place} elements before the array"
         if place >= size:
@@ -66,9 +72,9 @@ class Guarded:
 
 @dataclass
 class Scratch:
-    """What one ``Arena`` gave."""
+    """What one ``Arena`` gave, or one context of a device."""
 
-    arena: Arena
+    arena: Any
     memory: np.ndarray
     fill: int
     spans: list[tuple[str, int, int]] = field(default_factory=list)  # name, start, bytes
@@ -99,13 +105,19 @@ class Scratch:
 
 @dataclass
 class Seen:
-    """What a run took and issued: one ``Scratch`` an arena, and how often each product (m, n, k, operands)."""
+    """What a run took and issued: one ``Scratch`` an arena, and how often each product (as ``product_of`` counts)."""
 
     scratch: list[Scratch] = field(default_factory=list)
     products: Counter = field(default_factory=Counter)
 
 
-_one_at_a_time = threading.Lock()
+one_at_a_time = threading.Lock()
+
+
+def become(cls: type, **methods: Any) -> None:
+    """Change methods of a class."""
+    for name, method in methods.items():
+        setattr(cls, name, method)
 
 
 @contextlib.contextmanager
@@ -144,12 +156,8 @@ def observed(fill: int) -> Iterator[Seen]:
                 seen.products[plan.m, plan.n, plan.k, plan.operands] += 1
         follow(self, *arguments, **named)
 
-    def become(cls, **methods):
-        for name, method in methods.items():
-            setattr(cls, name, method)
-
     counting = threading.Lock()
-    with _one_at_a_time:
+    with one_at_a_time:
         become(Arena, __init__=init, take=take)
         become(GemmPlan, run=run)
         become(Chain, run=run_chain)

@@ -15,8 +15,9 @@ from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
 from numbaconv.select import check
 from numbaconv.testing.failures import ConformanceError, difference
-from numbaconv.testing.memory import JUNK, NAN, Guarded, Seen, observed
+from numbaconv.testing.memory import JUNK, NAN, ZONE, Guarded, Seen
 from numbaconv.testing.oracle import finish, forgotten_terms, mistakes
+from numbaconv.testing.places import Host, place_of
 from numbaconv.testing.samples import Sample, sample
 
 __all__ = ["Trial"]
@@ -35,9 +36,18 @@ class Run:
 class Trial:
     """A lowering on a problem; `label` says what is special about that, `seed` fixes the numbers in its arrays."""
 
-    def __init__(self, lowering: Lowering, problem: ConvProblem, label: str = "", seed: int = 0):
+    def __init__(
+        self, lowering: Lowering, problem: ConvProblem, label: str = "", seed: int = 0, place: Host | None = None
+    ):
         self.lowering, self.problem, self.label, self.seed = lowering, problem, label, seed
+        self.place = place or place_of("cpu")
         self.where = ""
+
+    def request(self, **options: Any) -> Request:
+        """A request for this trial's device; a device takes no number of threads."""
+        if self.place.name != "cpu":
+            options.pop("num_threads", None)
+        return Request(device=self.place.name, **options)
 
     def sample(self, kind: str = "whole") -> Sample:
         return sample(self.problem, self.seed, kind)
@@ -53,7 +63,7 @@ class Trial:
     def runs(self, request: Request) -> bool:
         """Whether the lowering runs the problem; when not, that it refuses it as it should."""
         epilogue = request.epilogue
-        self.where = f"{request.num_threads} thread(s)"
+        self.where = f"{request.num_threads} thread(s)" if request.device == "cpu" else request.device
         self.where += f", {epilogue}" if epilogue else ""
         self.where += f", max_workspace={request.max_workspace}" if request.max_workspace is not None else ""
         try:
@@ -112,51 +122,51 @@ class Trial:
 
     def prepare(self, plan: Plan, w: np.ndarray) -> Any:
         """The weights, prepared; the array they came from is spoiled: what a lowering keeps must be its own."""
-        given = w.copy()
         try:
-            prepared = plan.prepare(given)
+            prepared, amiss = self.place.prepare(plan, w)
         except Exception as error:
             self.fail("prepare_weights", f"raised {type(error).__name__}: {error}", error)
-        if given.tobytes() != w.tobytes():
-            self.fail("prepare_weights", "wrote into the weights it was given")
-        given[...] = np.nan
+        if amiss:
+            self.fail("prepare_weights", amiss)
         return prepared
 
-    def run(self, plan, prepared, x, framed=False, scratch=NAN, outside=NAN, unwritten=np.nan) -> Run:
+    def run(self, plan, prepared, x, framed=False, scratch=NAN, outside=NAN, unwritten=np.nan, as_users=False) -> Run:
         """One run; `framed`: the arrays are windows of larger ones, else they are whole, between two zones.
 
         `scratch` and `outside` are the bytes that scratch and the memory around the input hold, `unwritten` is what
-        the output holds.
+        the output holds; `as_users` as the place's ``run``.
         """
-        p = self.problem
-        source = Guarded(p.input_shape, p.dtype, p.layout, AROUND_INPUT if framed else (0,) * 4, outside)
-        source.array[...] = x
-        target = Guarded(p.output_shape, p.dtype, p.layout, AROUND_OUTPUT if framed else (0,) * 4)
-        target.array[...] = unwritten
+        source = self._guarded(x, AROUND_INPUT if framed else None, outside)
+        target = self._guarded(np.full(self.problem.output_shape, unwritten), AROUND_OUTPUT if framed else None)
         bias, residual = self.terms(plan)
-        extra = None
-        if residual is not None:
-            extra = Guarded(p.output_shape, p.dtype, p.layout).array
-            extra[...] = residual
-        own_bias = None if bias is None else bias.copy()
-        with observed(scratch) as seen:
-            try:
-                plan.run(source.array, prepared, target.array, own_bias, extra)
-            except MemoryError as error:
-                self.fail("memory", f"takes more scratch than it declares: {error}", error)
-            except Exception as error:
-                self.fail("run", f"raised {type(error).__name__}: {error}", error)
-        for name, guarded in (("the output", target), ("the input", source)):
-            if stray := guarded.written_outside():
+        own_bias = None if bias is None else self._guarded(bias.reshape(1, 1, 1, -1), layout="nchw")
+        extra = None if residual is None else self._guarded(residual)
+        try:
+            seen = self.place.run(plan, prepared, [source, target, own_bias, extra], scratch, as_users)
+        except MemoryError as error:
+            self.fail("memory", f"takes more scratch than it declares: {error}", error)
+        except Exception as error:
+            self.fail("run", f"raised {type(error).__name__}: {error}", error)
+        inputs = [("the input", x, source), ("the bias", bias, own_bias), ("the residual", residual, extra)]
+        for name, guarded in (("the output", target), *((name, guarded) for name, _, guarded in inputs)):
+            if guarded is not None and (stray := guarded.written_outside()):
                 self.fail("writes outside", f"something was written around {name}, {stray}")
         for taken in seen.scratch:
             if stray := taken.written_outside():
                 self.fail("writes outside", f"something was written in the scratch, {stray}")
-        given = [("the input", x, source.array), ("the bias", bias, own_bias), ("the residual", residual, extra)]
-        for name, before, after in given:
-            if before is not None and after is not None and not np.array_equal(before, after):
+        for name, before, after in inputs:
+            if after is not None and not np.array_equal(before.reshape(after.shape), after.array):
                 self.fail("inputs are left alone", f"{name} was changed")
         return Run(np.array(target.array), seen)
+
+    def _guarded(self, values, margins=None, fill=NAN, layout: str | None = None) -> Guarded:
+        """Values in memory that tells, as a window of other memory where there are `margins`."""
+        zone = ZONE if margins else self.place.zone
+        guarded = Guarded(
+            values.shape, self.problem.dtype, layout or self.problem.layout, margins or (0,) * 4, fill, zone
+        )  # fmt: skip
+        guarded.array[...] = values
+        return guarded
 
     def count(self, plan: Plan, run: Run) -> None:
         """Hold what was declared against what was taken and issued; each worker has scratch for its largest part."""
@@ -165,20 +175,20 @@ class Trial:
             taken = workers * max((getattr(scratch, name) for scratch in run.seen.scratch), default=0)
             declared = getattr(plan, name)
             if taken != declared:
-                slices = [scratch.arena.slices for scratch in run.seen.scratch if scratch.spans]
+                slices = [scratch.arena.slices for scratch in run.seen.scratch if scratch.arena.slices]
                 self.fail("memory", f"{name} declares {declared:,} bytes, {taken:,} were taken by {workers} "
                                     f"worker(s): {slices[:3]}")  # fmt: skip
 
         declared_calls: Counter = Counter()
         for call in plan.division.gemm_calls(self.lowering):
             if call.macs:
-                declared_calls[call.m, call.n, call.k, call.operands] += call.count
+                declared_calls[self.place.product_of(call)] += call.count
         for words, more, less in (
             ("issued and not declared", run.seen.products, declared_calls),
             ("declared and not issued", declared_calls, run.seen.products),
         ):
-            for (m, n, k, operands), count in (more - less).items():
-                self.fail("gemm_calls", f"{count} product(s) m={m} n={n} k={k} of {operands} were {words}")
+            for product, count in (more - less).items():
+                self.fail("gemm_calls", f"{count} product(s) {self.place.words(product)} were {words}")
 
     # -------------------------------------------------------------------------------------------------- verdicts
 
