@@ -17,7 +17,7 @@ testing = pytest.importorskip("click.testing")
 import numbaconv as package  # noqa: E402
 from numbaconv import cli, networks  # noqa: E402
 from numbaconv.bench.network import StageTime  # noqa: E402
-from numbaconv.commands import about, network, output, parameters, single  # noqa: E402
+from numbaconv.commands import about, check, network, output, parameters, single  # noqa: E402
 from numbaconv.commands.group import numbaconv  # noqa: E402
 from numbaconv.plan import Handle  # noqa: E402
 from numbaconv.probes import Ceilings  # noqa: E402
@@ -418,7 +418,33 @@ def test_list(tmp_path):
     options = make_lowering("im2col").parameters["batching"]
     assert kept["parameters"]["batching"] == ["<int>" if option is int else option for option in options]
     assert "<int>" in kept["parameters"]["batching"]
-    assert kept["devices"] == ["cpu"]
+    assert kept["devices"] == ["cpu", "cuda"]
+
+
+def test_check(monkeypatch, tmp_path):
+    """The conformance suite itself has tests of its own; here a report stands in for it."""
+    asked = []
+
+    def checked(cls, *, quick, seed, device):
+        asked.append((cls.name, quick, seed, device))
+        if cls.name == "im2row":
+            raise check.ConformanceError("im2row", "mb1...", "memory", "declares 3 bytes, 4 were taken")
+        return check.Report([cls.name], ["mb1..."] * 3, {"mb2...": "why"})
+
+    monkeypatch.setattr(check, "check_lowering", checked)
+    assert table_of(works("check", "im2col", "--quick", "--seed", "5"), "lowering")[0][:3] == ["im2col", "3", "1"]
+    assert asked == [("im2col", True, 5, "cpu")]
+    result = call("check", "im2*", "--json", tmp_path / "c.json")
+    assert result.exit_code == 1
+    assert "declares 3 bytes" in result.output
+    rows = {row["name"]: row for row in json.loads((tmp_path / "c.json").read_text())["rows"]}
+    assert set(rows) == set(package.list_lowerings("im2*"))
+    assert [name for name, row in rows.items() if row["error"]] == ["im2row"]
+    assert call("check", "nothing").exit_code == 2
+
+
+def test_check_really_checks():
+    assert "ok" in works("check", "reference", "--quick")
 
 
 def test_list_names_plug_ins_that_are_broken(monkeypatch):

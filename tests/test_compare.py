@@ -13,12 +13,12 @@ pytest.importorskip("rich")
 
 import numbaconv as nc  # noqa: E402
 from numbaconv import networks, registry  # noqa: E402
-from numbaconv.api import Explanation, Row  # noqa: E402
 from numbaconv.bench import compare as comparing  # noqa: E402
 from numbaconv.bench.comparison import Comparison, Measurement, distinct_convolutions, totals  # noqa: E402
 from numbaconv.bench.plot_compare import Point, compare_plot, pareto  # noqa: E402
 from numbaconv.commands import output  # noqa: E402
 from numbaconv.commands.group import numbaconv  # noqa: E402
+from numbaconv.explanation import Explanation, Row  # noqa: E402
 from numbaconv.lowering import GemmCall  # noqa: E402
 from numbaconv.lowerings.reference import Reference  # noqa: E402
 from numbaconv.timing import Sample  # noqa: E402

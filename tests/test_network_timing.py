@@ -82,8 +82,8 @@ def test_scratch_of_other_layers_is_not_counted_twice():
 def test_iterations_are_passes_over_all_layers(monkeypatch):
     order = []
 
-    def prepare(layer, w, bias, algorithm, num_threads):
-        ready = real(layer, w, bias, algorithm, num_threads)
+    def prepare(layer, *arguments):
+        ready = real(layer, *arguments)
         call = ready.call
 
         class Recorded:

@@ -147,3 +147,63 @@ def test_real_clock():
     for sample in samples.values():
         assert len(sample.times) == 6
         assert 0 < sample.min <= sample.median
+
+
+# --------------------------------------------------------------------------------------------------- on a device
+
+
+class Queue:
+    """A device on which work is queued: events stand where the device will be, the host goes on."""
+
+    def __init__(self, launch=0.0):
+        self.host, self.busy, self.launch, self.log = 0.0, 0.0, launch, []
+
+    def function(self, name, seconds):
+        def call():
+            self.log.append(name)
+            self.host += self.launch
+            self.busy = max(self.busy, self.host) + seconds
+
+        return call
+
+    def record(self, stream=None):
+        self.log.append(f"event on {stream}")
+        return Moment(self, max(self.busy, self.host))
+
+
+class Moment:
+    def __init__(self, queue, time):
+        self.queue, self.time = queue, time
+
+    def seconds_since(self, earlier):
+        self.queue.host = max(self.queue.host, self.time)  # the host has waited
+        return self.time - earlier.time
+
+
+def test_a_device_is_timed_by_events_around_a_batch():
+    queue = Queue()
+    timer = timing.DeviceTimer(queue, stream=7)
+    assert timer.seconds(queue.function("f", 0.5)) == 0.5
+    assert queue.log == ["event on 7", "f", "event on 7"]
+    queue.log.clear()
+    assert timer.seconds(queue.function("f", 0.5), 3) == 1.5
+    assert queue.log == ["f", "event on 7", "f", "f", "f", "event on 7"]
+
+
+def test_short_calls_on_a_device_hide_the_launch_of_the_first():
+    queue = Queue(launch=5e-6)
+    functions = {"short": queue.function("short", 10e-6), "long": queue.function("long", 2e-3)}
+    samples = timing.burst(functions, 2, pause=0, drop=1, calls=2, timer=timing.DeviceTimer(queue))
+    assert samples["short"].times == pytest.approx([10e-6] * 4)
+    assert samples["long"].times == pytest.approx([2e-3] * 4, rel=0.01)
+    events = [number for number, name in enumerate(queue.log) if name.startswith("event")]
+    batches = [queue.log[begin + 1 : end] for begin, end in zip(events[::2], events[1::2], strict=True)]
+    counts = {name: [len(batch) for batch in batches if batch[0] == name][-1] for name in functions}
+    assert counts["long"] == 1
+    assert counts["short"] * 10e-6 >= timing.DEVICE_SECONDS
+
+
+def test_a_host_that_queues_slowly_is_what_is_seen():
+    queue = Queue(launch=50e-6)
+    sample = timing.time_call(queue.function("f", 1e-6), 1, pause=0, timer=timing.DeviceTimer(queue))
+    assert sample.median == pytest.approx(50e-6, rel=0.05)

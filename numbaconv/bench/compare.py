@@ -3,29 +3,35 @@
 The truth is `conv_reference`, float64 sums in NumPy, one tap of the kernel at a time, for small problems and large: it
 shares no code with any lowering, `reference` among them. The worst element is judged, by its error over the result's
 root mean square, which is never less than the relative error in Frobenius norm and sees a bad corner too.
+
+On a device arrays lie there beforehand, and another library takes part where there is one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from statistics import median
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from numbaconv.api import explain, plan
+from numbaconv.api import plan
 from numbaconv.bench.comparison import Comparison, Measurement
 from numbaconv.bench.contender import Contender, Reference, WrongResult, conv_reference, normal
+from numbaconv.bench.device_peers import device_peers
 from numbaconv.bench.ours import in_order
+from numbaconv.bench.place import Place, place_of
+from numbaconv.bench.scratch import taken
 from numbaconv.errors import UnknownLowering, UnsupportedProblem, WorkspaceExceeded
+from numbaconv.explanation import explain
 from numbaconv.lowering import STAGES
 from numbaconv.plan import Handle
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import list_lowerings, make_lowering
 from numbaconv.timing import burst
-from numbaconv.workspace import Arena, release_workspaces
 
 __all__ = ["SLOW", "bytes_needed", "compare", "specs_of", "steps", "taken"]
 
@@ -36,6 +42,7 @@ SLOW = 20.0
 ROUNDS, DROP, CALLS = 7, 1, 9
 PAUSE = 0.002  # all are ours: our idle threads spin for 0.1 ms, and there are no others
 FEW_RUNS, SINGLE_SECONDS = 3, 0.1
+STAGE_RUNS = 9
 
 
 def specs_of(patterns: Sequence[str] = ()) -> list[str]:
@@ -77,6 +84,7 @@ def compare(
     seconds: float = 4.0,
     tick: Tick = lambda: None,
     layers: tuple[str, ...] = (),
+    device: str = "cpu",
 ) -> Comparison:
     """Check lowerings, then time those that are right; without a bias, weights prepared before.
 
@@ -93,12 +101,20 @@ def compare(
         Called without arguments, never inside what is timed.
     layers : tuple of str
         Kept in the result.
+    device : str
+        "cpu", "cuda" or "cuda:1".
+
+    Raises
+    ------
+    DeviceUnavailable
     """
-    p, found = problem, Comparison(problem, layers=layers)
+    p, found, place = problem, Comparison(problem, layers=layers), place_of(device)
     handles: dict[str, Handle] = {}
     for spec in specs:
         try:
-            handles[spec] = plan(p, spec, layout="nchw", max_workspace=max_workspace, num_threads=num_threads)
+            handles[spec] = plan(
+                p, spec, device, layout="nchw", max_workspace=max_workspace, num_threads=num_threads
+            )  # fmt: skip
         except UnsupportedProblem as refusal:
             found.refused[spec] = _reason(refusal)
         except WorkspaceExceeded as refusal:
@@ -109,26 +125,62 @@ def compare(
         return found
     x, w = normal(p.input_shape, p.dtype, seed=0), normal(p.weight_shape, p.dtype, seed=1)
     truth = conv_reference(p, x, w, np.zeros(p.oc, p.dtype))
-    image, out = in_order(x, p.layout), in_order(np.empty(p.output_shape, p.dtype), p.layout)
-    ready: dict[str, _Ready] = {}
+    image, out = (place.put(in_order(array, p.layout)) for array in (x, np.empty(p.output_shape, p.dtype)))
+    ready: dict[str, _Contestant] = {}
     for spec, handle in handles.items():
         tick()
-        try:
-            ready[spec] = _Ready(handle.prepare(w), image, out, truth)
-        except WrongResult as failure:
-            found.wrong[spec] = str(failure)
-        except Exception as failure:
-            found.wrong[spec] = f"{type(failure).__name__}: {failure}"
-    found.auto = _automatic(p, num_threads, max_workspace)
-    best = min((one.alone for one in ready.values()), default=0.0)
+        with _failures(spec, found):
+            ready[spec] = _Ready(place, handle.prepare(w), image, out, truth)
+    for peer in device_peers(place):
+        with _failures(peer.name, found):
+            ready[peer.name] = _Rival(place, peer.conv(p, x, w, None), truth)
+    found.auto = _automatic(p, num_threads, max_workspace, device)
+    best = min((ready[spec].alone for spec in handles if spec in ready), default=0.0)
     slow = {spec for spec, one in ready.items() if one.alone > SLOW * best}
-    times = _time({spec: one for spec, one in ready.items() if spec not in slow}, seconds, tick)
+    times = _time({spec: one for spec, one in ready.items() if spec not in slow}, place, seconds, tick)
     found.timed = sorted((one.measured(times.get(spec)) for spec, one in ready.items()), key=lambda one: one.median)
-    release_workspaces()
+    place.release()
     return found
 
 
-class _Ready:
+@contextmanager
+def _failures(name: str, found: Comparison) -> Iterator[None]:
+    """Who fails in the block is written down; the others are compared all the same."""
+    try:
+        yield
+    except UnsupportedProblem as refusal:
+        found.refused[name] = _reason(refusal)
+    except WrongResult as failure:
+        found.wrong[name] = str(failure)
+    except Exception as failure:
+        found.wrong[name] = f"{type(failure).__name__}: {failure}"
+
+
+class _Contestant(ABC):
+    """Who is timed; its result was right."""
+
+    place: Place
+    alone: float
+    stages: list[Mapping[str, float]]
+    """Of the calls that count; where these are queued, of some before them: to watch the stages costs time."""
+
+    @abstractmethod
+    def call(self) -> object:
+        """What is timed."""
+
+    @abstractmethod
+    def measured(self, times: tuple[float, ...] | None) -> Measurement:
+        """With the times of the counted calls; of the run alone, where there are none."""
+
+    def _alone(self) -> float:
+        """Seconds of a run; the best of a few where they are short, for a hiccup must not make anyone slow."""
+        spent: list[float] = []
+        while not spent or (len(spent) < FEW_RUNS and sum(spent) < SINGLE_SECONDS):
+            spent.append(self.place.timer.seconds(self.call))
+        return min(spent)
+
+
+class _Ready(_Contestant):
     """A lowering with its weights prepared, its result found right twice: scratch is not new the second time.
 
     Raises
@@ -136,35 +188,33 @@ class _Ready:
     WrongResult
     """
 
-    def __init__(self, handle: Handle, image: NDArray, out: NDArray, truth: Reference):
-        self.handle, self.image, self.out = handle, image, out
-        self.stages: list[dict[str, float]] = []
-        result = Contender(handle.algorithm, self.call, lambda: out)
-        out.fill(np.nan)
+    def __init__(self, place: Place, handle: Handle, image: Any, out: Any, truth: Reference):
+        self.place, self.handle, self.image, self.out = place, handle, image, out
+        self.stages = []
+        result = Contender(handle.algorithm, self.call, lambda: place.get(out))
+        place.blank(out)
         with taken() as record:
             self.call()
         self.taken_bytes = sum(record.values())
         truth.check(result)
-        self.stages.clear()
-        out.fill(np.nan)
+        place.blank(out)
         self.alone = self._alone()
+        if place.queues:
+            self._watch()
         self.error = truth.check(result)
 
     def call(self) -> None:
         self.handle(self.image, out=self.out)
-        self.stages.append(self.handle.stage_times)
+        if not self.place.queues:
+            self.stages.append(self.handle.stage_times)
 
-    def _alone(self) -> float:
-        """Seconds of a run; the best of a few where they are short, for a hiccup must not make anyone slow."""
-        spent: list[float] = []
-        while not spent or (len(spent) < FEW_RUNS and sum(spent) < SINGLE_SECONDS):
-            start = time.perf_counter()
-            self.call()
-            spent.append(time.perf_counter() - start)
-        return min(spent)
+    def _watch(self) -> None:
+        start = time.perf_counter()
+        while not self.stages or (len(self.stages) < STAGE_RUNS and time.perf_counter() - start < SINGLE_SECONDS):
+            self.handle(self.image, out=self.out)
+            self.stages.append(self.handle.stage_times)
 
     def measured(self, times: tuple[float, ...] | None) -> Measurement:
-        """With the times of the counted calls; of the run alone, where there are none."""
         handle = self.handle
         stages = {stage: median(run.get(stage, 0.0) for run in self.stages) for stage in STAGES}
         return Measurement(
@@ -173,48 +223,52 @@ class _Ready:
         )  # fmt: skip
 
 
-def _time(ready: dict[str, _Ready], seconds: float, tick: Tick) -> dict[str, tuple[float, ...]]:
+class _Rival(_Contestant):
+    """Another library, its result found right.
+
+    Raises
+    ------
+    WrongResult
+    """
+
+    def __init__(self, place: Place, contender: Contender, truth: Reference):
+        self.place, self.contender, self.stages = place, contender, []
+        self.error = truth.check(contender)
+        self.alone = self._alone()
+
+    def call(self) -> object:
+        return self.contender.call()
+
+    def measured(self, times: tuple[float, ...] | None) -> Measurement:
+        return Measurement(
+            self.contender.name, times or (self.alone,), {}, 0, 0, 0, 0, self.error, times is None, peer=True
+        )  # fmt: skip
+
+
+def _time(
+    ready: Mapping[str, _Contestant], place: Place, seconds: float, tick: Tick
+) -> dict[str, tuple[float, ...]]:  # fmt: skip
     """Seconds of the counted calls of each, in turns."""
     for one in ready.values():
-        one.stages.clear()
+        if not place.queues:
+            one.stages.clear()
 
     def sleep(pause: float) -> None:
         tick()
         time.sleep(pause)
 
     calls = {spec: one.call for spec, one in ready.items()}
-    samples = burst(calls, ROUNDS, pause=PAUSE, drop=DROP, calls=CALLS, budget_s=seconds, sleep=sleep)
+    samples = burst(calls, ROUNDS, pause=PAUSE, drop=DROP, calls=CALLS, budget_s=seconds, timer=place.timer,
+                    sleep=sleep)  # fmt: skip
     return {spec: sample.times for spec, sample in samples.items()}
 
 
-def _automatic(problem: ConvProblem, num_threads: int | None, max_workspace: int | None) -> str:
+def _automatic(problem: ConvProblem, num_threads: int | None, max_workspace: int | None, device: str) -> str:
     try:
-        return explain(problem, num_threads=num_threads, max_workspace=max_workspace).chosen
+        return explain(problem, device=device, num_threads=num_threads, max_workspace=max_workspace).chosen
     except Exception:  # an experiment that cannot say what it needs; it is among the wrong ones
         return ""
 
 
 def _reason(refusal: UnsupportedProblem) -> str:
     return refusal.reasons if isinstance(refusal.reasons, str) else "; ".join(refusal.reasons.values())
-
-
-@contextmanager
-def taken() -> Iterator[dict[int, int]]:
-    """What calls in the block take from their arenas: by an arena's address, which each worker has of its own, the most
-    bytes that were taken for one part.
-
-    ``Arena.take`` is another function while the block runs, so that calls which nobody watches pay nothing.
-    """
-    record: dict[int, int] = {}
-    take = Arena.take
-
-    def noted(self: Arena, name: str, size: int) -> NDArray:
-        part = take(self, name, size)
-        record[self.address] = max(record.get(self.address, 0), sum(self.slices.values()))
-        return part
-
-    Arena.take = noted  # type: ignore[method-assign]
-    try:
-        yield record
-    finally:
-        Arena.take = take  # type: ignore[method-assign]

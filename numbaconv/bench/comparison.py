@@ -30,6 +30,8 @@ class Measurement:
         The worst element's, over the result's root mean square.
     alone : bool
         It was too slow to be timed in turns; there is one time, of a run alone.
+    peer : bool
+        It is another library: there are no stages, and of its memory nothing is known.
     """
 
     spec: str
@@ -41,6 +43,7 @@ class Measurement:
     prepared_bytes: int
     error: float
     alone: bool = False
+    peer: bool = False
 
     min = property(lambda self: min(self.times))
     median = property(lambda self: median(self.times))
@@ -72,6 +75,16 @@ class Comparison:
     layers: tuple[str, ...] = ()
 
     count = property(lambda self: max(1, len(self.layers)))
+
+    @property
+    def best(self) -> Measurement | None:
+        """The fastest lowering."""
+        return next((found for found in self.timed if not found.peer), None)
+
+    @property
+    def peers(self) -> set[str]:
+        """The names of the other libraries that were timed."""
+        return {found.spec for found in self.timed if found.peer}
 
     def of(self, spec: str) -> Measurement | None:
         """The figures of one lowering, if it was timed."""

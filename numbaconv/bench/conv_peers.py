@@ -15,7 +15,7 @@ from numbaconv.errors import UnsupportedProblem
 from numbaconv.machine import detect
 from numbaconv.problem import ConvProblem
 
-__all__ = ["CONV_PEERS"]
+__all__ = ["CONV_PEERS", "torch_sizes"]
 
 
 class TorchConv(ConvPeer):
@@ -29,7 +29,7 @@ class TorchConv(ConvPeer):
 
         torch.set_num_threads(num_threads)
         tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (x, w, bias)]
-        return _torch_contender(self.name, torch.nn.functional.conv2d, *tensors, *_torch_sizes(problem))
+        return _torch_contender(self.name, torch.nn.functional.conv2d, *tensors, *torch_sizes(problem))
 
 
 class TorchChannelsLast(ConvPeer):
@@ -42,7 +42,7 @@ class TorchChannelsLast(ConvPeer):
         import torch
 
         torch.set_num_threads(num_threads)
-        sizes = stride, padding, dilation, groups = _torch_sizes(problem)
+        sizes = stride, padding, dilation, groups = torch_sizes(problem)
         image = torch.from_numpy(np.ascontiguousarray(x)).contiguous(memory_format=torch.channels_last)
         weights = torch.from_numpy(np.ascontiguousarray(w)).contiguous(memory_format=torch.channels_last)
         shift = torch.from_numpy(bias)
@@ -56,7 +56,14 @@ class TorchChannelsLast(ConvPeer):
         return _torch_contender(self.name, convolve, image, weights, shift, *sizes, "none", [], "")
 
 
-def _torch_sizes(problem: ConvProblem) -> tuple[list[int], list[int], list[int], int]:
+def torch_sizes(problem: ConvProblem) -> tuple[list[int], list[int], list[int], int]:
+    """Stride, padding, dilation and groups, as torch takes them.
+
+    Raises
+    ------
+    UnsupportedProblem
+        Where the pads differ at two ends.
+    """
     p = problem
     if (p.pad_top, p.pad_left) != (p.pad_bottom, p.pad_right):
         raise UnsupportedProblem("torch.nn.functional.conv2d takes no different pads at the two ends")

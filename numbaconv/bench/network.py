@@ -1,13 +1,15 @@
 """Whole networks on the clock, in the manner of ``caffe time``: pass after pass, every layer in its place.
 
 A layer's weights have left the caches by the time its turn comes again, as they have in use. Images lie in one piece of
-memory that all layers read, results in another that all write.
+memory that all layers read, results in another that all write. On a device calls are timed in batches instead: those of
+one layer follow each other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -17,6 +19,8 @@ from numpy.typing import NDArray
 
 from numbaconv.api import plan
 from numbaconv.arrays import FROM_NCHW, TO_NCHW
+from numbaconv.bench.device_peers import device_peers
+from numbaconv.bench.place import Place, place_of
 from numbaconv.bench.spot import random_normal, spot_check
 from numbaconv.errors import UnsupportedProblem
 from numbaconv.layers import Linear
@@ -50,13 +54,16 @@ class LayerTime:
     ----------
     layer : Layer
     algorithm : str
-        The lowering that ran; for a fully-connected layer "dot" (weights read where they lie) or "gemm" (packed).
+        The lowering that ran; for a fully-connected layer "dot" (weights read where they lie) or "gemm" (packed), on a
+        device the lowering that runs it as a 1x1 convolution.
     prepare, first : float
         Seconds of choosing and of preparing the weights, and of the first run: compilation or loading included.
     sample : Sample
         The timed runs.
     workspace_bytes, prepared_bytes : int
         Scratch of a run; memory that prepared weights keep besides the weights.
+    peers : dict of str to Sample
+        Other libraries' runs, in the same passes.
     """
 
     layer: Layer
@@ -66,6 +73,7 @@ class LayerTime:
     sample: Sample
     workspace_bytes: int
     prepared_bytes: int
+    peers: dict[str, Sample] = field(default_factory=dict)
 
     @property
     def gflops(self) -> float:
@@ -103,9 +111,12 @@ class PreparedLayer:
 
 
 def prepare_layer(
-    layer: Layer, w: NDArray, bias: NDArray | None, algorithm: str = "auto", num_threads: int | None = None
-) -> PreparedLayer:
+    layer: Layer, w: NDArray, bias: NDArray | None, algorithm: str = "auto", num_threads: int | None = None,
+    device: str = "cpu",
+) -> PreparedLayer:  # fmt: skip
     """A layer with its weights (oc, ic/g, kh, kw) prepared: a plan's handle, or a ``Linear``.
+
+    On a device a fully-connected layer is a 1x1 convolution of one pixel, whatever `algorithm` says.
 
     Raises
     ------
@@ -113,16 +124,19 @@ def prepare_layer(
         Where a lowering is named that does not run this layer.
     """
     p = layer.problem
-    if layer.kind == "fc":
+    if layer.kind == "fc" and device == "cpu":
         linear = Linear.from_arrays(w.reshape(p.oc, p.ic), bias, activation=layer.activation, num_threads=num_threads)
         return PreparedLayer(layer, "", linear, (p.mb, p.ic), (p.mb, p.oc))
-    handle = _handle(layer, algorithm, num_threads).prepare(w, bias)
+    handle = _handle(layer, algorithm, num_threads, device).prepare(w, bias)
     taken, made = (tuple(shape[axis] for axis in FROM_NCHW[p.layout]) for shape in (p.input_shape, p.output_shape))
     return PreparedLayer(layer, handle.algorithm, handle, taken, made, handle.workspace_bytes)
 
 
-def _handle(layer: Layer, algorithm: str, num_threads: int | None) -> Handle:
-    return plan(layer.problem, algorithm, bias=layer.bias, activation=layer.activation, num_threads=num_threads)
+def _handle(layer: Layer, algorithm: str, num_threads: int | None, device: str) -> Handle:
+    algorithm = algorithm if layer.kind == "conv" else "auto"
+    return plan(
+        layer.problem, algorithm, device, bias=layer.bias, activation=layer.activation, num_threads=num_threads
+    )  # fmt: skip
 
 
 def bytes_of(layers: Sequence[Layer]) -> int:
@@ -149,6 +163,7 @@ def time_layers(
     algorithm: str = "auto",
     num_threads: int | None = None,
     tick: Tick = lambda: None,
+    device: str = "cpu",
 ) -> list[LayerTime]:
     """Time layers on random normal data, each checked at some elements first; bias and ReLU are in the last store.
 
@@ -163,50 +178,64 @@ def time_layers(
     num_threads : int, optional
     tick : callable
         Called without arguments, `len(layers)` times while weights are prepared and ``steps(...)`` times after that,
-        never inside what is timed.
+        never inside what is timed; oftener where peers take part.
+    device : str
+        "cpu", "cuda" or "cuda:1".
 
     Raises
     ------
+    DeviceUnavailable
     UnsupportedProblem
         Where `algorithm` does not run one of the layers; before anything is computed.
     WrongResult
         When a checked element is wrong.
     """
+    place = place_of(device)
+    rivals = device_peers(place)
     for layer in layers:
         if layer.kind == "conv":
-            _refuse_early(layer, algorithm, num_threads)
+            _refuse_early(layer, algorithm, num_threads, device)
     rng = np.random.default_rng(0)
     dtype = layers[0].problem.dtype
-    images = random_normal(rng, (max(layer.problem.input_bytes for layer in layers) // _size(dtype),), dtype)
-    results = np.empty(max(layer.problem.output_bytes for layer in layers) // _size(dtype), dtype)
-    calls: dict[str, Callable[[], object]] = {}
-    kept: list[PreparedLayer] = []
-    costs: list[tuple[float, float]] = []
+    itemsize = np.dtype(dtype).itemsize
+    images = random_normal(rng, (max(layer.problem.input_bytes for layer in layers) // itemsize,), dtype)
+    results = np.empty(max(layer.problem.output_bytes for layer in layers) // itemsize, dtype)
+    there, made = place.put(images), place.put(results)
+    calls: dict[tuple[str, str], Callable[[], object]] = {}
+    kept: list[tuple[PreparedLayer, float, float]] = []
     for layer in layers:
         tick()
         p = layer.problem
         w = random_normal(rng, p.weight_shape, dtype)
         bias = random_normal(rng, (p.oc,), dtype) if layer.bias else None
         start = perf_counter()
-        ready = prepare_layer(layer, w, bias, algorithm, num_threads)
+        ready = prepare_layer(layer, w, bias, algorithm, num_threads, device)
+        place.wait()
         prepare = perf_counter() - start
-        x, out = _view(images, ready.input_shape), _view(results, ready.output_shape)
-        first = _first_run(ready, x, out)
-        costs.append((prepare, first))
-        spot_check(p, _images(x, p), w, bias, layer.activation, _images(out, p))
-        kept.append(ready)
-        calls[layer.name] = partial(ready.call, x, out=out)
-    samples = burst(calls, iterations, pause=0, drop=0, calls=1, sleep=lambda _: tick())
-    return [
-        LayerTime(layer, ready.algorithm, *cost, samples[layer.name], ready.workspace_bytes or 0, ready.prepared_bytes)
-        for layer, ready, cost in zip(layers, kept, costs, strict=True)
-    ]
+        x, out = _view(there, ready.input_shape), _view(made, ready.output_shape)
+        kept.append((ready, prepare, _first_run(place, ready, x, out)))
+        image = _images(_view(images, ready.input_shape), p)
+        spot_check(p, image, w, bias, layer.activation, _images(place.get(out), p))
+        calls[layer.name, ""] = partial(ready.call, x, out=out)
+        for peer in rivals:
+            with suppress(UnsupportedProblem):
+                rival = peer.conv(p, image, w, bias, layer.activation)
+                spot_check(p, image, w, bias, layer.activation, rival.result(), name=f"{peer.name} at {layer.name}")
+                calls[layer.name, peer.name] = rival.call
+    samples = burst(calls, iterations, pause=0, drop=0, calls=1, timer=place.timer, sleep=lambda _: tick())
+    rows = []
+    for ready, prepare, first in kept:
+        name = ready.layer.name
+        peers = {peer.name: samples[name, peer.name] for peer in rivals if (name, peer.name) in samples}
+        rows.append(LayerTime(ready.layer, ready.algorithm, prepare, first, samples[name, ""],
+                              ready.workspace_bytes or 0, ready.prepared_bytes, peers))  # fmt: skip
+    return rows
 
 
-def _refuse_early(layer: Layer, algorithm: str, num_threads: int | None) -> None:
+def _refuse_early(layer: Layer, algorithm: str, num_threads: int | None, device: str) -> None:
     """Raise before anything is computed, with the layer's name."""
     try:
-        _handle(layer, algorithm, num_threads)
+        _handle(layer, algorithm, num_threads, device)
     except UnsupportedProblem as refusal:
         if isinstance(refusal.reasons, str):
             raise
@@ -214,11 +243,7 @@ def _refuse_early(layer: Layer, algorithm: str, num_threads: int | None) -> None
         raise UnsupportedProblem(reasons) from None
 
 
-def _size(dtype: str) -> int:
-    return np.dtype(dtype).itemsize
-
-
-def _view(memory: NDArray, shape: tuple[int, ...]) -> NDArray:
+def _view(memory: Any, shape: tuple[int, ...]) -> Any:
     return memory[: int(np.prod(shape))].reshape(shape)
 
 
@@ -227,14 +252,12 @@ def _images(array: NDArray, problem: ConvProblem) -> NDArray:
     return array[:, :, None, None] if array.ndim == 2 else array.transpose(TO_NCHW[problem.layout])
 
 
-def _first_run(ready: PreparedLayer, x: NDArray, out: NDArray) -> float:
+def _first_run(place: Place, ready: PreparedLayer, x: Any, out: Any) -> float:
     """Seconds of the first run; what a fully-connected layer reveals only then is noted."""
-    out.fill(np.nan)
+    place.blank(out)
     if ready.workspace_bytes is None:
         release_workspaces()
-    start = perf_counter()
-    ready.call(x, out=out)
-    seconds = perf_counter() - start
+    seconds = place.once(partial(ready.call, x, out=out))
     if ready.workspace_bytes is None:
         ready.workspace_bytes = release_workspaces()  # what the run left on the shelf is what it took
         ready.algorithm = "gemm" if ready.prepared_bytes else "dot"

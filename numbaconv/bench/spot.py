@@ -40,6 +40,7 @@ def spot_check(
     activation: str | None,
     out: NDArray,
     samples: int = SAMPLES,
+    name: str = "",
 ) -> float:
     """Compare some elements of a result, first and last among them, with float64 sums; no element may be NaN.
 
@@ -51,6 +52,8 @@ def spot_check(
     bias : array (oc,), optional
     activation : {None, "relu", "relu6"}
     samples : int
+    name : str
+        Of whose result it is, for the message; the problem's text unless given.
 
     Returns
     -------
@@ -62,7 +65,7 @@ def spot_check(
     WrongResult
     """
     if not np.isfinite(out).all():
-        raise WrongResult(f"{problem}: the result has elements that were not written, or are not finite")
+        raise WrongResult(f"{name or problem}: the result has elements that were not written, or are not finite")
     rng = np.random.default_rng(0)
     places = [tuple(int(rng.integers(n)) for n in out.shape) for _ in range(samples)]
     places[:2] = [(0,) * 4, tuple(n - 1 for n in out.shape)]
@@ -70,7 +73,7 @@ def spot_check(
     if bias is not None:
         exact += bias[[place[1] for place in places]]
     got = np.array([out[place] for place in places])
-    result = Contender(str(problem), lambda: None, lambda: got)
+    result = Contender(name or str(problem), lambda: None, lambda: got)
     return reference_of(exact, problem.dtype, activation).check(result)
 
 

@@ -10,8 +10,9 @@ import click
 
 from numbaconv import ConvProblem, UnknownLowering, list_lowerings, show_config
 from numbaconv import explain as explain_problem
-from numbaconv.commands.output import progress, show_table, write_json
-from numbaconv.commands.parameters import DESCRIPTOR, json_option, threads_option
+from numbaconv.bench.place import place_of
+from numbaconv.commands.output import EMULATED, device_json, progress, show_table, write_json
+from numbaconv.commands.parameters import DESCRIPTOR, DEVICE, device_option, json_option, threads_option
 from numbaconv.probes import Ceilings, copy_bandwidth, fma_peak, measure, read_bandwidth
 from numbaconv.registry import broken, lowerings
 from numbaconv.request import ACCURACIES, PRECISIONS
@@ -51,7 +52,7 @@ def info(refresh: bool, num_threads: int, json_file: Path | None) -> None:
 
 @click.command(name="list")
 @click.argument("pattern", default="*")
-@click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Only those that run there.")
+@click.option("--device", type=DEVICE, metavar="D", help="Only those that run there: cpu, cuda, cuda:1, ...")
 @json_option
 def list_(pattern: str, device: str | None, json_file: Path | None) -> None:
     """The lowerings whose names match PATTERN, such as 'im2*'."""
@@ -81,6 +82,7 @@ def _option(value: object) -> str:
 
 @click.command()
 @click.argument("problem", metavar="DESCRIPTOR", type=DESCRIPTOR)
+@device_option
 @threads_option
 @click.option("--precision", type=click.Choice(PRECISIONS), default="highest", show_default=True)
 @click.option("--accuracy", type=click.Choice(ACCURACIES), default="float32", show_default=True)
@@ -88,6 +90,7 @@ def _option(value: object) -> str:
 @json_option
 def explain(
     problem: ConvProblem,
+    device: str,
     num_threads: int,
     precision: str,
     accuracy: str,
@@ -95,14 +98,19 @@ def explain(
     json_file: Path | None,
 ) -> None:
     """What every lowering would do with a convolution: runs or is refused, bytes, products, predicted time."""
+    place = place_of(device)
     found = explain_problem(
-        problem, num_threads=num_threads, precision=precision, accuracy=accuracy, max_workspace=max_workspace
-    )
+        problem, device=device, num_threads=num_threads, precision=precision, accuracy=accuracy,
+        max_workspace=max_workspace,
+    )  # fmt: skip
     click.echo(str(found))
+    if place.emulated:
+        click.echo(EMULATED)
     rows = []
     for row in found.rows:
         kept = asdict(row)
         kept["seconds"] = row.seconds if row.runs else None
-        kept["gemm_calls"] = [{"m": c.m, "n": c.n, "k": c.k, "count": c.count} for c in row.gemm_calls]
+        kept["gemm_calls"] = [{"m": c.m, "n": c.n, "k": c.k, "count": c.count * c.batch} for c in row.gemm_calls]
         rows.append(kept)
-    write_json(json_file, num_threads, rows, problem=str(problem), chosen=found.chosen, notes=list(found.notes))
+    write_json(json_file, num_threads, rows, problem=str(problem), chosen=found.chosen, notes=list(found.notes),
+               device=device_json(place))  # fmt: skip

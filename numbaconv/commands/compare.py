@@ -14,13 +14,16 @@ import click
 from numbaconv.bench.compare import SLOW, bytes_needed, specs_of, steps
 from numbaconv.bench.compare import compare as compare_lowerings
 from numbaconv.bench.comparison import Comparison, Measurement, Total, distinct_convolutions, totals
+from numbaconv.bench.place import place_of
 from numbaconv.bench.plot_compare import Point, compare_plot
-from numbaconv.commands.output import milliseconds, progress, show_table, size, threads_text, write_json
+from numbaconv.commands import output
+from numbaconv.commands.output import milliseconds, show_table, size
 from numbaconv.commands.parameters import (
     NETWORK,
     NETWORK_NAMES,
     PICTURE,
     Parsed,
+    device_option,
     fits_memory,
     json_option,
     threads_option,
@@ -55,6 +58,7 @@ def _pattern(text: str) -> str:
 @click.command(epilog=f"Networks: {NETWORK_NAMES}.")
 @click.argument("subject", metavar="DESCRIPTOR|NETWORK", type=Parsed("descriptor", _subject))
 @click.option("--mb", type=click.IntRange(min=1), help="Images; 1, or as the descriptor says.")
+@device_option
 @threads_option
 @click.option(
     "--algorithm", "patterns", multiple=True, type=Parsed("pattern", _pattern), metavar="A",
@@ -70,6 +74,7 @@ def _pattern(text: str) -> str:
 def compare(
     subject: ConvProblem | str,
     mb: int | None,
+    device: str,
     num_threads: int,
     patterns: tuple[str, ...],
     max_workspace: int | None,
@@ -80,40 +85,47 @@ def compare(
     """Check every lowering at a convolution, or at every distinct one of a network, then time them in turns.
 
     Each result is compared with float64 sums; one that is wrong is not timed, and the exit code is 1. `reference` is
-    left out unless it is asked for by name. Times are of runs without a bias; GFLOP/s count the direct computation.
+    left out unless it is asked for by name. Times are of runs without a bias; GFLOP/s count the direct computation. On
+    a device, everything lies there beforehand, and PyTorch is timed with the lowerings where it can be used.
     """
+    place = place_of(device)
     specs = specs_of(patterns)
     network = subject if isinstance(subject, str) else None
     if isinstance(subject, str):
         problems = distinct_convolutions(subject, mb or 1)
-        title = f"{subject}, mb {mb or 1}, {threads_text(num_threads)}"
+        title = f"{subject}, mb {mb or 1}, {output.place_text(place, num_threads)}"
     else:
         problem = subject if mb is None else replace(subject, mb=mb)
         if not problem.macs:
             raise click.UsageError(f"{problem} has no multiply-adds: nothing to compare")
         problems = {problem: ()}
-        title = f"{problem}, {threads_text(num_threads)}"
+        title = f"{problem}, {output.place_text(place, num_threads)}"
     fits_memory(max(bytes_needed(p, len(specs)) for p in problems), "choose fewer images or a smaller problem")
     found = []
-    with progress("comparing", len(problems) if network else steps(len(specs))) as tick:
+    with output.progress("comparing", len(problems) if network else steps(len(specs))) as tick:
         for problem, layers in problems.items():
             inner = (lambda: None) if network else tick
-            found.append(compare_lowerings(problem, specs, num_threads, max_workspace, seconds, inner, layers))
+            found.append(compare_lowerings(problem, specs, num_threads, max_workspace, seconds, inner, layers, device))
             if network:
                 tick()
     if not any(one.timed or one.wrong for one in found):
         raise UnsupportedProblem(found[0].refused)
     sums = totals(found)
+    if place.emulated:
+        click.echo(output.EMULATED)
     (_show_network if network else _show_problem)(title, found, sums)
+    if place.queues:
+        click.echo(output.BATCHES)
     _show_reasons(found)
     if plot:
         _draw(plot, title, found, sums)
-    write_json(
-        json_file, num_threads, [_row_json(one, row) for one in found for row in one.timed],
+    output.write_json(
+        json_file, None if place.queues else num_threads, [_row_json(one, row) for one in found for row in one.timed],
         problems=[_problem_json(one) for one in found],
         totals={spec: {"layers": total.layers, "median_ms": total.seconds * 1e3,
                        "workspace_bytes": total.workspace_bytes} for spec, total in sums.items()},
         run={"network": network, "lowerings": specs, "seconds": seconds, "max_workspace": max_workspace},
+        device=output.device_json(place),
     )  # fmt: skip
     wrong = sorted({spec for one in found for spec in one.wrong})
     if wrong:
@@ -129,8 +141,10 @@ def _show_problem(title: str, found: Sequence[Comparison], sums: Mapping[str, To
     cells = [
         [
             row.spec, milliseconds(row.min), milliseconds(row.median) + ("~" if row.alone else ""),
-            *(milliseconds(row.stages[stage]) for stage in STAGES), f"{one.problem.flops / row.median / 1e9:.1f}",
-            size(row.lowering_bytes), size(row.panel_bytes), size(row.taken_bytes), f"{row.error:.1e}",
+            *("-" if row.peer else milliseconds(row.stages[stage]) for stage in STAGES),
+            f"{one.problem.flops / row.median / 1e9:.1f}",
+            *("-" if row.peer else size(n) for n in (row.lowering_bytes, row.panel_bytes, row.taken_bytes)),
+            f"{row.error:.1e}",
         ]
         for row in one.timed
     ]  # fmt: skip
@@ -156,7 +170,7 @@ def _show_network(title: str, found: Sequence[Comparison], sums: Mapping[str, To
     count = sum(one.count for one in found)
     columns = {spec: _column(spec, found, total, count) for spec, total in sums.items()}
     columns |= {spec: _column(spec, found, None, count) for one in found for spec in one.wrong if spec not in sums}
-    best = [one.timed[0].median if one.timed else 0.0 for one in found]
+    best = [one.best.median if one.best else 0.0 for one in found]
     total_best = sum(one.count * seconds for one, seconds in zip(found, best, strict=True))
     first = [
         ["layer", *(one.layers[0] for one in found), f"all {count} layers", "layers run"],
@@ -169,6 +183,8 @@ def _show_network(title: str, found: Sequence[Comparison], sums: Mapping[str, To
         show_table(titles, rows[:-2], rows[-2:])
         click.echo()
     click.echo(f"Each row's time is of one layer; totals count them all. {MARKS}.")
+    if peers := _peers(found):
+        click.echo(f"Best: of the lowerings, not of {', '.join(sorted(peers))}.")
     chosen = [one.of(one.auto) for one in found]
     if all(chosen) and total_best:
         seconds = sum(one.count * row.median for one, row in zip(found, chosen, strict=True) if row)
@@ -239,7 +255,8 @@ def _show_reasons(found: Sequence[Comparison]) -> None:
 
 def _draw(path: Path, title: str, found: Sequence[Comparison], sums: Mapping[str, Total]) -> None:
     count = sum(one.count for one in found)
-    points = [Point(spec, t.workspace_bytes, t.seconds) for spec, t in sums.items() if t.layers == count]
+    drawn = {spec: total for spec, total in sums.items() if total.layers == count and spec not in _peers(found)}
+    points = [Point(spec, total.workspace_bytes, total.seconds) for spec, total in drawn.items()]
     if not points:
         click.echo("\nnot drawn: no lowering runs every layer")
         return
@@ -247,16 +264,20 @@ def _draw(path: Path, title: str, found: Sequence[Comparison], sums: Mapping[str
     click.echo(f"\ndrawn: {path}")
 
 
+def _peers(found: Sequence[Comparison]) -> set[str]:
+    """The other libraries; nothing is known of their memory."""
+    return set().union(*(one.peers for one in found))
+
+
 def _row_json(one: Comparison, row: Measurement) -> dict[str, Any]:
     p = one.problem
+    counts = ("lowering_bytes", "panel_bytes", "workspace_bytes", "taken_bytes", "prepared_bytes")
     return {
         "problem": str(p), "layers": list(one.layers), "lowering": row.spec, "flops": p.flops,
         "min_ms": row.min * 1e3, "median_ms": row.median * 1e3, "times_ms": [s * 1e3 for s in row.times],
         "stage_ms": {stage: seconds * 1e3 for stage, seconds in row.stages.items()},
         "gflops": p.flops / row.median / 1e9, "one_run": row.alone, "fastest": row is one.timed[0],
-        "lowering_bytes": row.lowering_bytes, "panel_bytes": row.panel_bytes,
-        "workspace_bytes": row.workspace_bytes, "taken_bytes": row.taken_bytes,
-        "prepared_bytes": row.prepared_bytes, "error": row.error,
+        **{name: None if row.peer else getattr(row, name) for name in counts}, "error": row.error, "peer": row.peer,
     }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import click
 import numbaconv as package
 from numbaconv.bench.contender import WrongResult
 from numbaconv.commands.about import explain, info, list_
+from numbaconv.commands.check import check
 from numbaconv.commands.compare import compare
 from numbaconv.commands.network import time, warmup
 from numbaconv.commands.parameters import Refusal, verbose_option
@@ -43,5 +44,5 @@ def numbaconv() -> None:
     """
 
 
-for command in (time, warmup, conv, compare, gemm, explain, list_, info):
+for command in (time, warmup, conv, compare, gemm, check, explain, list_, info):
     numbaconv.add_command(command)

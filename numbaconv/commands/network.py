@@ -17,13 +17,16 @@ from numbaconv.bench.network import (
     time_layers,
     time_stages,
 )
+from numbaconv.bench.place import OnDevice, Place, place_of
 from numbaconv.bench.plots import network_plot
-from numbaconv.commands.output import milliseconds, progress, show_table, size, threads_text, write_json
+from numbaconv.commands import output
+from numbaconv.commands.output import milliseconds, percent, progress, show_table, size, write_json
 from numbaconv.commands.parameters import (
     NETWORK,
     NETWORK_NAMES,
     PICTURE,
     algorithm_option,
+    device_option,
     fits_memory,
     iterations_option,
     json_option,
@@ -48,6 +51,7 @@ FOUNDING_TEXT = "Warden, 'Why GEMM is at the heart of deep learning' (2015): 89 
 @mb_option
 @iterations_option(20)
 @algorithm_option
+@device_option
 @threads_option
 @layout_option
 @json_option
@@ -60,6 +64,7 @@ def time(
     mb: int,
     iterations: int,
     algorithm: str,
+    device: str,
     num_threads: int,
     layout: str,
     json_file: Path | None,
@@ -68,65 +73,75 @@ def time(
     """Time every layer of NETWORK that is a matrix product, in the manner of `caffe time`.
 
     AlexNet (the grouped original) is then run as a whole, stage by stage: what share of its time is convolution and
-    fully-connected layers?
+    fully-connected layers? On a device only the layers are timed, and PyTorch's too where it can be used.
     """
     table = layers(network, mb, layout)
-    whole = network == "alexnet" and layout == "nchw"
+    place = place_of(device)
+    whole = network == "alexnet" and layout == "nchw" and not place.queues
     fits_memory(bytes_of(table), "ask for fewer images with --mb")
-    peak = fma_peak("float32", num_threads)
+    peak = place.peak("float32") if isinstance(place, OnDevice) else fma_peak("float32", num_threads)
     count = len(table)
     with progress(f"{network}: layers", count + steps(count, iterations)) as tick:
-        rows = time_layers(table, iterations, algorithm, num_threads, tick)
-    _show_layers(network, rows, peak, mb, num_threads, iterations)
+        rows = time_layers(table, iterations, algorithm, num_threads, tick, device)
+    title = f"{network}, mb {mb}, {output.place_text(place, num_threads)}"
+    _show_layers(f"{title}, {iterations} iterations", rows, peak, place)
     stages: list[StageTime] = []
     if whole:
         net = AlexNet(mb=mb, algorithm=algorithm, num_threads=num_threads)
         with progress(f"{network}: forward pass", steps(len(net.stages()), iterations)) as tick:
             stages = time_stages(net, iterations, tick)
         _show_stages(stages)
+    elif network == "alexnet" and place.queues:
+        click.echo("\nThe whole forward pass runs on the CPU only.")
     elif network == "alexnet":
         click.echo("\nThe whole forward pass runs in NCHW only: leave --layout away to see it.")
     if verbose:
         click.echo("\nwhich lowering, and why")
         for row in rows:
-            click.echo(of_layer(row.layer, row.algorithm, algorithm, num_threads))
+            click.echo(of_layer(row.layer, row.algorithm, algorithm, num_threads, device))
     kinds = seconds_by_kind(stages)
     if plot:
-        title = f"{network}, mb {mb}, {threads_text(num_threads)}"
         network_plot(plot, title, rows, kinds)
         click.echo(f"\ndrawn: {plot}")
     write_json(
-        json_file, num_threads, [_layer_json(row, peak) for row in rows],
+        json_file, None if place.queues else num_threads, [_layer_json(row, peak) for row in rows],
         totals=_totals(rows, peak),
         forward=[{"stage": stage.name, "kind": stage.kind, **_times(stage.sample)} for stage in stages],
         seconds_by_kind=kinds,
         run={"network": network, "mb": mb, "layout": layout, "iterations": iterations, "algorithm": algorithm,
              "fma_peak_gflops": peak},
+        device=output.device_json(place),
     )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- layers
 
 
-def _show_layers(network: str, rows: Sequence[LayerTime], peak: float, mb: int, threads: int, iterations: int) -> None:
-    click.echo(
-        f"{network}, mb {mb}, {threads_text(threads)}, {iterations} iterations; measured FMA peak {peak:.1f} GFLOP/s\n"
-    )
+def _show_layers(title: str, rows: Sequence[LayerTime], peak: float | None, place: Place) -> None:
+    if place.emulated:
+        click.echo(output.EMULATED)
+    how = "FMA peak by its clock" if place.queues else "measured FMA peak"
+    click.echo(f"{title}; {how} {peak:.1f} GFLOP/s\n" if peak else f"{title}\n")
+    peers = list(dict.fromkeys(name for row in rows for name in row.peers))
     cells = [
         [
             row.layer.name, row.algorithm, milliseconds(row.sample.min), milliseconds(row.sample.median),
-            f"{row.gflops:.1f}", f"{row.gflops / peak:.1%}", size(row.workspace_bytes), milliseconds(row.first),
+            *(milliseconds(row.peers[name].median) if name in row.peers else "-" for name in peers),
+            f"{row.gflops:.1f}", *percent(row.gflops, peak), size(row.workspace_bytes), milliseconds(row.first),
         ]
         for row in rows
     ]  # fmt: skip
-    totals = [_total_cells(label, part, peak) for label, part in _parts(rows).items()]
-    titles = ["layer", "lowering", "min ms", "median ms", "GFLOP/s", "of peak", "workspace", "first call ms"]
-    show_table(titles, cells, totals, text=2)
+    totals = [_total_cells(label, part, peers, peak) for label, part in _parts(rows).items()]
+    titles = ["layer", "lowering", "min ms", "median ms", *(f"{name} ms" for name in peers), "GFLOP/s"]
+    titles += ["of peak"] if peak else []
+    show_table([*titles, "workspace", "first call ms"], cells, totals, text=2)
     compiling = sum(row.prepare + row.first for row in rows)
     click.echo(
         f"\nBias and activation are in the last store. Preparing weights and first calls took {compiling:.2f} s "
         "(compilation, or loading from the cache, included) and are not in the times."
     )
+    if place.queues:
+        click.echo(output.BATCHES)
 
 
 def _parts(rows: Sequence[LayerTime]) -> dict[str, list[LayerTime]]:
@@ -136,11 +151,11 @@ def _parts(rows: Sequence[LayerTime]) -> dict[str, list[LayerTime]]:
     return {**(parts if all(parts.values()) else {}), "all layers": list(rows)}
 
 
-def _totals(rows: Sequence[LayerTime], peak: float) -> dict[str, dict[str, float]]:
+def _totals(rows: Sequence[LayerTime], peak: float | None) -> dict[str, dict[str, Any]]:
     return {label: _sums(part, peak) for label, part in _parts(rows).items()}
 
 
-def _sums(rows: Sequence[LayerTime], peak: float) -> dict[str, float]:
+def _sums(rows: Sequence[LayerTime], peak: float | None) -> dict[str, Any]:
     """Sums of minima and medians, GFLOP/s by the medians, and the largest workspace (it is used again)."""
     seconds = sum(row.sample.median for row in rows)
     gflops = sum(row.layer.problem.flops for row in rows) / seconds / 1e9
@@ -148,29 +163,34 @@ def _sums(rows: Sequence[LayerTime], peak: float) -> dict[str, float]:
         "min_ms": sum(row.sample.min for row in rows) * 1e3,
         "median_ms": seconds * 1e3,
         "gflops": gflops,
-        "share_of_peak": gflops / peak,
+        "share_of_peak": gflops / peak if peak else None,
         "workspace_bytes": max(row.workspace_bytes for row in rows),
         "prepare_ms": sum(row.prepare for row in rows) * 1e3,
         "first_call_ms": sum(row.first for row in rows) * 1e3,
     }
 
 
-def _total_cells(label: str, rows: Sequence[LayerTime], peak: float) -> list[str]:
+def _total_cells(label: str, rows: Sequence[LayerTime], peers: Sequence[str], peak: float | None) -> list[str]:
     sums = _sums(rows, peak)
+    others = [
+        f"{sum(row.peers[name].median for row in rows) * 1e3:.3f}" if all(name in row.peers for row in rows) else "-"
+        for name in peers
+    ]
     return [
-        label, "", f"{sums['min_ms']:.3f}", f"{sums['median_ms']:.3f}", f"{sums['gflops']:.1f}",
-        f"{sums['share_of_peak']:.1%}", size(int(sums["workspace_bytes"])), f"{sums['first_call_ms']:.3f}",
+        label, "", f"{sums['min_ms']:.3f}", f"{sums['median_ms']:.3f}", *others, f"{sums['gflops']:.1f}",
+        *percent(sums["gflops"], peak), size(int(sums["workspace_bytes"])), f"{sums['first_call_ms']:.3f}",
     ]  # fmt: skip
 
 
-def _layer_json(row: LayerTime, peak: float) -> dict[str, Any]:
+def _layer_json(row: LayerTime, peak: float | None) -> dict[str, Any]:
     p = row.layer.problem
     return {
         "layer": row.layer.name, "kind": row.layer.kind, "problem": str(p), "flops": p.flops,
         "activation": row.layer.activation, "algorithm": row.algorithm,
         "prepare_ms": row.prepare * 1e3, "first_call_ms": row.first * 1e3, **_times(row.sample),
-        "gflops": row.gflops, "share_of_peak": row.gflops / peak,
+        "gflops": row.gflops, "share_of_peak": row.gflops / peak if peak else None,
         "workspace_bytes": row.workspace_bytes, "prepared_bytes": row.prepared_bytes,
+        "peers": {name: _times(sample) for name, sample in row.peers.items()},
     }  # fmt: skip
 
 

@@ -18,9 +18,28 @@ import numba
 import numpy as np
 
 import numbaconv
+from numbaconv.bench.place import OnDevice, Place
 from numbaconv.bench.report import environment
 
-__all__ = ["milliseconds", "progress", "show_table", "size", "threads_text", "write_json"]
+__all__ = [
+    "BATCHES",
+    "EMULATED",
+    "device_json",
+    "milliseconds",
+    "percent",
+    "place_text",
+    "progress",
+    "show_table",
+    "size",
+    "threads_text",
+    "write_json",
+]
+
+BATCHES = (
+    "A device's time is that of a batch of calls between two events: weights may stay in its caches, and where\n"
+    "the host queues calls more slowly than the device computes them, that is what is seen."
+)
+EMULATED = "emulated: times say nothing about a GPU"
 
 REFRESH_SECONDS = 0.1
 
@@ -43,6 +62,29 @@ def size(count: int) -> str:
 def threads_text(count: int) -> str:
     """ "1 thread", "2 threads"."""
     return f"{count} thread{'s' * (count > 1)}"
+
+
+def place_text(place: Place, num_threads: int) -> str:
+    """Who computed: "2 threads", or "cuda:0 (NVIDIA H200)"."""
+    if isinstance(place, OnDevice):
+        return f"{place.runtime.device} ({place.runtime.name})"
+    return threads_text(num_threads)
+
+
+def device_json(place: Place) -> dict[str, Any]:
+    """The device in the JSON file."""
+    if not isinstance(place, OnDevice):
+        return {"device": "cpu"}
+    device = place.runtime
+    return {
+        "device": device.device, "name": device.name, "cc": list(device.cc), "multiprocessors": device.multiprocessors,
+        "emulated": device.emulated,
+    }  # fmt: skip
+
+
+def percent(gflops: float, peak: float | None) -> list[str]:
+    """The cell of a speed's share of the peak; no cell where the peak is not known."""
+    return [] if peak is None else [f"{gflops / peak:.1%}"]
 
 
 # ------------------------------------------------------------------------------------------------------- tables

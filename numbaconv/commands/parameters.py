@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from numbaconv.devices import cuda
 from numbaconv.devices.threads import MAX_THREADS
-from numbaconv.errors import NumbaconvError
+from numbaconv.errors import DeviceUnavailable, NumbaconvError
 from numbaconv.machine import default_threads
 from numbaconv.networks import NETWORKS, layers
 from numbaconv.problem import ConvProblem
@@ -19,10 +20,12 @@ from numbaconv.registry import make_lowering
 
 __all__ = [
     "DESCRIPTOR",
+    "DEVICE",
     "NETWORK",
     "PICTURE",
     "Refusal",
     "algorithm_option",
+    "device_option",
     "fits_memory",
     "iterations_option",
     "json_option",
@@ -99,6 +102,18 @@ def _picture(text: str) -> Path:
     return path
 
 
+def _device(text: str) -> str:
+    """ "cpu", or the name of a CUDA device, whether it is there or not."""
+    if text == "cpu":
+        return text
+    try:
+        cuda.number(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not one of cpu, cuda, cuda:0, cuda:1, ...") from None
+    return text
+
+
+DEVICE = Parsed("device", _device)
 DESCRIPTOR = Parsed("descriptor", ConvProblem.parse)
 NETWORK = Parsed("network", _network)
 PICTURE = Parsed("file", _picture)
@@ -112,6 +127,17 @@ def _threads(ctx: click.Context, param: click.Parameter, value: int | None) -> i
         raise Refusal(str(error)) from error
 
 
+def _usable(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    """The device; refused where it cannot be used here, before any work begins."""
+    try:
+        reason = None if value == "cpu" else cuda.reason(value)
+    except ValueError as error:  # a variable of the emulator's
+        raise Refusal(str(error)) from error
+    if reason is not None:
+        raise Refusal(str(DeviceUnavailable(f"device {value!r}: {reason}")))
+    return value
+
+
 def _verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     ctx.obj = bool(ctx.obj) or value
 
@@ -119,6 +145,10 @@ def _verbose(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 threads_option = click.option(
     "--num-threads", type=click.IntRange(1, MAX_THREADS), metavar="T", callback=_threads, help="Default: all cores."
 )
+device_option = click.option(
+    "--device", type=DEVICE, metavar="D", default="cpu", show_default=True, callback=_usable,
+    help="Where to run: cpu, cuda, cuda:1, ...",
+)  # fmt: skip
 algorithm_option = click.option(
     "--algorithm",
     type=Parsed("name", _algorithm),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,14 @@ from numbaconv import ConvProblem, plan, prepack_a
 from numbaconv import gemm as multiply
 from numbaconv.arrays import FROM_NCHW, TO_NCHW
 from numbaconv.bench.contender import Contender, gemm_reference
+from numbaconv.bench.place import HOST, OnDevice, Place, place_of
 from numbaconv.bench.spot import SAMPLES, random_normal, reference_of, spot_check
-from numbaconv.commands.output import milliseconds, progress, show_table, size, threads_text, write_json
+from numbaconv.commands import output
+from numbaconv.commands.output import milliseconds, percent, progress, show_table, size, threads_text, write_json
 from numbaconv.commands.parameters import (
     DESCRIPTOR,
     algorithm_option,
+    device_option,
     fits_memory,
     iterations_option,
     json_option,
@@ -37,23 +41,31 @@ AFFORDABLE_MACS = 300_000_000
 """``reference`` does so many multiply-adds in about a second; beyond, only some elements are checked."""
 CHECKED_ROWS = 64
 DROP = 2
+STAGE_RUNS = 9
 
 
-def _time(call, iterations: int, title: str) -> Sample:
+def _time(call, iterations: int, title: str, place: Place = HOST) -> Sample:
     with progress(title, 2) as tick:
-        return burst({"": call}, 1, drop=DROP, calls=iterations, sleep=lambda _: tick())[""]
+        return burst({"": call}, 1, drop=DROP, calls=iterations, timer=place.timer, sleep=lambda _: tick())[""]
 
 
 @click.command()
 @click.argument("problem", metavar="DESCRIPTOR", type=DESCRIPTOR)
 @algorithm_option
+@device_option
 @threads_option
 @iterations_option(20)
 @json_option
 @verbose_option
 @click.pass_obj
 def conv(
-    verbose: bool, problem: ConvProblem, algorithm: str, num_threads: int, iterations: int, json_file: Path | None
+    verbose: bool,
+    problem: ConvProblem,
+    algorithm: str,
+    device: str,
+    num_threads: int,
+    iterations: int,
+    json_file: Path | None,
 ) -> None:
     """Check one convolution, then time it and its stages.
 
@@ -64,49 +76,58 @@ def conv(
     if not p.macs:
         raise click.UsageError(f"{p} has no multiply-adds: nothing to time")
     fits_memory(p.input_bytes + 2 * p.weight_bytes + p.output_bytes, "choose a smaller problem")
-    handle = plan(p, algorithm, num_threads=num_threads)
+    place = place_of(device)
+    handle = plan(p, algorithm, device, num_threads=num_threads)
     rng = np.random.default_rng(0)
     x, w = (random_normal(rng, shape, p.dtype) for shape in (p.input_shape, p.weight_shape))
     handle.prepare(w)
     axes = FROM_NCHW[p.layout]
-    image, out = np.ascontiguousarray(x.transpose(axes)), np.empty([p.output_shape[axis] for axis in axes], p.dtype)
-    out.fill(np.nan)
+    image = place.put(np.ascontiguousarray(x.transpose(axes)))
+    out = place.put(np.full([p.output_shape[axis] for axis in axes], np.nan, p.dtype))
     handle(image, out=out)
-    checked, error = _check(p, x, w, out.transpose(TO_NCHW[p.layout]))
-    stages: dict[str, list[float]] = {stage: [] for stage in STAGES}
+    checked, error = _check(p, x, w, place.get(out).transpose(TO_NCHW[p.layout]))
+    stages: list[Mapping[str, float]] = []
 
     def call() -> None:
         handle(image, out=out)
-        for stage, seconds in handle.stage_times.items():
-            stages[stage].append(seconds)
+        if not place.queues:
+            stages.append(handle.stage_times)
 
-    sample = _time(call, iterations, handle.algorithm)
-    peak = fma_peak(p.dtype, num_threads)
-    medians = {stage: float(np.median(times[-iterations:])) for stage, times in stages.items()}
+    sample = _time(call, iterations, handle.algorithm, place)
+    for _ in range(min(iterations, STAGE_RUNS) * place.queues):  # to look at them would wait for each call
+        handle(image, out=out)
+        stages.append(handle.stage_times)
+    peak = place.peak(p.dtype) if isinstance(place, OnDevice) else fma_peak(p.dtype, num_threads)
+    medians = {stage: float(np.median([run[stage] for run in stages[-iterations:]])) for stage in STAGES}
     gflops = p.flops / sample.median / 1e9
     row = {
         "problem": str(p), "algorithm": handle.algorithm, "flops": p.flops,
         "min_ms": sample.min * 1e3, "median_ms": sample.median * 1e3, "times_ms": [s * 1e3 for s in sample.times],
         "stage_ms": {stage: seconds * 1e3 for stage, seconds in medians.items()},
-        "gflops": gflops, "share_of_peak": gflops / peak,
+        "gflops": gflops, "share_of_peak": gflops / peak if peak else None,
         "lowering_bytes": handle.lowering_bytes, "panel_bytes": handle.panel_bytes,
         "workspace_bytes": handle.workspace_bytes, "prepared_bytes": handle.prepared_bytes,
         "checked": checked, "error": error,
     }  # fmt: skip
-    click.echo(f"{p}   {p.macs / 1e6:.1f} M multiply-adds, {threads_text(num_threads)}\n")
+    if place.emulated:
+        click.echo(output.EMULATED)
+    click.echo(f"{p}   {p.macs / 1e6:.1f} M multiply-adds, {output.place_text(place, num_threads)}\n")
+    of_peak = ["of peak"] if peak else []
     show_table(
-        ["lowering", "min ms", "median ms", *(f"{stage} ms" for stage in STAGES), "GFLOP/s", "of peak"],
+        ["lowering", "min ms", "median ms", *(f"{stage} ms" for stage in STAGES), "GFLOP/s", *of_peak],
         [[handle.algorithm, milliseconds(sample.min), milliseconds(sample.median),
-          *(milliseconds(medians[stage]) for stage in STAGES), f"{gflops:.1f}", f"{gflops / peak:.1%}"]],
+          *(milliseconds(medians[stage]) for stage in STAGES), f"{gflops:.1f}", *percent(gflops, peak)]],
     )  # fmt: skip
     click.echo(
         f"\nworkspace: {size(handle.workspace_bytes)} (lowered {size(handle.lowering_bytes)}, panels "
         f"{size(handle.panel_bytes)}); prepared weights: {size(handle.prepared_bytes)}\n"
-        f"worst error: {error:.2g} of the result's root mean square ({checked}); FMA peak {peak:.1f} GFLOP/s"
+        f"worst error: {error:.2g} of the result's root mean square ({checked})"
+        + (f"; FMA peak {peak:.1f} GFLOP/s" if peak else "")
     )
     if verbose:
-        click.echo(f"\n{of_problem(p, handle.algorithm, algorithm, num_threads)}")
-    write_json(json_file, num_threads, [row], fma_peak_gflops=peak)
+        click.echo(f"\n{of_problem(p, handle.algorithm, algorithm, num_threads, device)}")
+    write_json(json_file, None if place.queues else num_threads, [row], fma_peak_gflops=peak,
+               device=output.device_json(place))  # fmt: skip
 
 
 def _check(p: ConvProblem, x: NDArray, w: NDArray, out: NDArray) -> tuple[str, float]:

@@ -1,0 +1,59 @@
+"""``numbaconv check``: the conformance suite, on the CPU or on a GPU."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from numbaconv import UnknownLowering, list_lowerings
+from numbaconv.commands.output import progress, show_table, write_json
+from numbaconv.commands.parameters import device_option, json_option
+from numbaconv.registry import lowerings
+from numbaconv.testing import ConformanceError, Report, check_lowering
+
+__all__ = ["check"]
+
+
+@click.command()
+@click.argument("pattern", default="*")
+@device_option
+@click.option("--quick", is_flag=True, help="A smaller grid of problems.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the numbers and of the random problems.")
+@json_option
+def check(pattern: str, device: str, quick: bool, seed: int, json_file: Path | None) -> None:
+    """Check the lowerings whose names match PATTERN against every rule of their contract.
+
+    Results against float64 sums, memory as declared, nothing read or written outside: see
+    numbaconv.testing.check_lowering. Ends with 1 when any lowering breaks a rule.
+    """
+    found = lowerings(pattern, device)
+    if not found:
+        raise UnknownLowering(pattern, list_lowerings(device=device))
+    rows, failures = [], []
+    with progress("checking", len(found)) as tick:
+        for cls in found:
+            start = time.perf_counter()
+            row: dict[str, Any] = {"name": cls.name, "ran": 0, "refused": 0, "error": ""}
+            try:
+                report: Report = check_lowering(cls, quick=quick, seed=seed, device=device)
+                row |= {"ran": len(report.ran), "refused": len(report.refused)}
+            except ConformanceError as error:
+                row["error"] = str(error)
+                failures.append(error)
+            rows.append(row | {"seconds": time.perf_counter() - start})
+            tick()
+    show_table(
+        ["lowering", "problems right", "refused", "s", "verdict"],
+        [[row["name"], str(row["ran"]), str(row["refused"]), f"{row['seconds']:.1f}", "WRONG" if row["error"] else "ok"]
+         for row in rows],
+        text=1,
+    )  # fmt: skip
+    for failure in failures:
+        click.echo(f"\n{failure}", err=True)
+    write_json(json_file, None, rows)
+    if failures:
+        sys.exit(1)
