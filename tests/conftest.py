@@ -35,6 +35,15 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop(OURS), ignore_errors=True)
 
 
+def pytest_runtest_setup(item):
+    """What is marked "compiler" needs one, or is skipped; NUMBACONV_REQUIRE_COMPILER: or fails."""
+    if item.get_closest_marker("compiler"):
+        from cuda_code import missing
+
+        if reason := missing():
+            (pytest.fail if os.environ.get("NUMBACONV_REQUIRE_COMPILER") else pytest.skip)(reason)
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(20061)

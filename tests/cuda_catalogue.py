@@ -1,0 +1,84 @@
+"""Every CUDA kernel that the package launches, for every GPU that it launches it on."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import NamedTuple
+
+from cuda_code import ARCHITECTURES
+
+from numbaconv import lift_cuda
+from numbaconv.devices import copying
+from numbaconv.gemm.cuda import gemm_kernel, pack
+from numbaconv.gemm.cuda_loaders import ROWS, STRIDED, STRIDED_ALONG_K, Kind
+from numbaconv.gemm.cuda_plan import TILES
+from numbaconv.gemm.cuda_reduce import reduce_kernel
+from numbaconv.gemm.cuda_tile import Tile
+from numbaconv.jit_cuda import Kernel
+from numbaconv.lowerings import _cuda_direct as direct
+from numbaconv.lowerings import _cuda_gather as gather
+from numbaconv.lowerings import _cuda_patches as patches
+
+MATRICES = [ROWS, STRIDED, STRIDED_ALONG_K]
+RUNS = [gather._deep, gather._shallow, gather._followed]
+IMAGES = [gather._kind(runs, along_k) for runs, along_k in itertools.product(RUNS, (False, True))]
+PAIRS = [(a, b, "columns") for a in MATRICES for b in MATRICES]  # gemm, linear, and products of lowered matrices
+PAIRS += [(ROWS, image, "columns") for image in IMAGES]  # weights, and an image's channels as rows ...
+PAIRS += [(kind, ROWS, "rows") for kind in MATRICES + IMAGES]  # ... or as columns
+FIRST = {("rows", "rows", "columns"), ("rows", "deep", "columns"), ("deepk", "rows", "rows")}
+"""Kinds of the products that must be fast, whose kernels are compiled in every run of the tests."""
+
+
+class Entry(NamedTuple):
+    """A kernel, and the compute capabilities that launch it."""
+
+    kernel: Kernel
+    architectures: list[tuple[int, int]]
+    tile: Tile | None = None
+    first: bool = True
+
+
+def tile_for(tile: Tile, a: Kind, b: Kind, staged: bool) -> Tile:
+    """As ``cuda_plan.run_product`` changes a plan's."""
+    tile = tile.padded() if a.along_k or b.along_k else tile
+    return tile.staged() if staged else tile
+
+
+def products(plain: bool = False) -> list[Entry]:
+    """The product's kernels with all that their store can do, or as parts of k need them, with nothing of it."""
+    entries = []
+    for (arithmetic, _), tiles in TILES.items():
+        for tile, (a, b, pixels), staged in itertools.product(tiles, PAIRS, (False, True)):
+            if staged and arithmetic != "fma":
+                continue  # GPUs that old have no such tensor cores
+            form = tile_for(tile, a, b, staged)
+            finish = (None, False) if plain else ("row" if pixels == "columns" else "column", True)
+            kernel = gemm_kernel(form, a, b, pixels, *finish)
+            known = [cc for cc in ARCHITECTURES if (cc < (8, 0)) == staged]
+            entries.append(Entry(kernel, known, form, (a.name, b.name, pixels) in FIRST))
+    return entries
+
+
+def others() -> list[Entry]:
+    """All but the products; of the depthwise convolution, which is made for a kernel's sizes, some sizes."""
+    kernels = [patches.offset_writer()]
+    for size in (4, 8):
+        kernels += [
+            copying.copy4(size), pack(size), lift_cuda.lift_kernel(size), patches.scalar_writer(size),
+            patches.patch_writer(size, True), patches.patch_writer(size, False), direct.reference_kernel(size),
+            direct.direct_kernel(size, 8, True), direct.direct_kernel(size, 8, False),
+            direct.depthwise_kernel(size, 3, 3, 1, 1, 1, 1), direct.depthwise_kernel(size, 7, 7, 4, 4, 1, 1, 4, True),
+            direct.depthwise_kernel(size, 5, 5, 2, 2, 3, 3, 4), direct.depthwise_kernel(size, 24, 2, 1, 1, 1, 1, 1),
+        ]  # fmt: skip
+        kernels += [
+            reduce_kernel(size, *way, True) for way in itertools.product(("rows", "columns"), ("row", "column"))
+        ]
+    return [Entry(kernel, ARCHITECTURES) for kernel in kernels]
+
+
+def family(name: str) -> str:
+    """A kernel's name but for what its store adds, and for the sizes that a depthwise kernel is made for."""
+    if name.startswith("depthwise"):
+        return re.sub(r"_\d+x\d+_s\d+x\d+_d\d+x\d+_\d+_", "_", name)
+    return re.sub(r"_(none|row|column)(_residual)?$", "", name) if name.startswith(("gemm", "reduce")) else name
