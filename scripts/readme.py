@@ -21,6 +21,9 @@ EXAMPLE = 'mb1ic128ih56oc256oh56kh3ph1n"vgg16:features.10"'
 OWN_SHAPES = {
     "conv1x1": 'mb1ic256ih56oc64oh56kh1n"resnet50:layer1.1.conv1"',
     "patchify": 'mb1ic3ih224oc768oh14kh16sh16n"ViT-B/16"',
+    "winograd-f2-5": 'mb1ic96ih27oc256oh27kh5ph2n"alexnet:conv2"',
+    "winograd-f4-5": 'mb1ic96ih27oc256oh27kh5ph2n"alexnet:conv2"',
+    "winograd-1d": 'mb1ic128ih17iw17oc128oh17ow17kh1kw7ph0pw3n"inception_v3:Mixed_6b.branch7x7_2"',
     "depthwise": 'g144mb1ic144ih56oc144oh56kh3ph1n"mobilenet_v2:features.3"',
 }
 """What lowerings that do not run the example are shown on."""

@@ -48,6 +48,9 @@ def test_the_peak_is_what_was_declared(python, name):
         "conv1x1": "mb1ic64ih208oc64oh208kh1",
         "depthwise": "g64mb1ic64ih208oc64oh208kh3ph1",
         "patchify": "mb1ic64ih208oc64oh104kh2sh2",
+        "winograd-1d": "mb1ic64ih208iw208oc64oh208ow208kh3kw1ph1pw0",
+        "winograd-f2-5": "mb1ic64ih208oc64oh208kh5ph2",
+        "winograd-f4-5": "mb1ic64ih208oc64oh208kh5ph2",
     }.get(name, f"mb1ic64ih{side}oc64oh{side}kh3ph1")
     lowered, declared, peak = map(int, python(CODE, name, text, 2).split())
     assert (lowered > 95e6) == (name in SIDES)

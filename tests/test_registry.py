@@ -115,7 +115,11 @@ def test_the_name_of_another_class_is_refused():
     assert registry.make_lowering("im2col") == Im2col()
 
 
-@pytest.mark.parametrize("thing", [3, "im2col", object, Im2col(), lambda x: x, None], ids=["number", "name", "class", "instance", "function", "none"])
+@pytest.mark.parametrize(
+    "thing",
+    [3, "im2col", object, Im2col(), lambda x: x, None],
+    ids=["number", "name", "class", "instance", "function", "none"],
+)
 def test_only_lowerings_are_registered(thing):
     with pytest.raises(TypeError, match="Lowering"):
         nc.register(thing)
@@ -230,7 +234,8 @@ def test_the_list_ends_with_the_reference_and_takes_patterns():
     assert nc.list_lowerings("IM2COL") == []
     assert nc.list_lowerings("nothing*") == []
     assert nc.list_lowerings(device="cpu") == names
-    assert nc.list_lowerings(device="cuda") == nc.list_lowerings(device="cuda:1") == names  # the whole catalogue
+    anywhere = [name for name in names if not name.startswith("winograd")]
+    assert nc.list_lowerings(device="cuda") == nc.list_lowerings(device="cuda:1") == anywhere
 
 
 def test_every_lowering_of_the_catalogue_says_who_it_is():

@@ -108,7 +108,7 @@ for g, kernel, stride, pads in (
             got = nc.conv2d(image, w, bias, stride, pads, 1, g, algorithm=name, activation="relu", num_threads=2)
             assert np.array_equal(got, wanted), (name, p)
             ran.add(name)
-print(sorted(ran) == sorted(set(nc.list_lowerings()) - {"reference"}))
+print(sorted(ran) == sorted(set(nc.list_lowerings()) - set(nc.list_lowerings("winograd*")) - {"reference"}))
 """
 
 

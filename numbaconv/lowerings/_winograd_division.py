@@ -1,0 +1,145 @@
+"""How a Winograd convolution is cut: weights into chunks and panels, tiles into blocks and row groups, scratch.
+
+U of a group    [chunk of output channels][product][panel][input channel][vectors of the panel]
+tiles           blocks of row groups; row groups differ by one tile at most, so two micro-kernels do for all
+scratch         V [product][tile][input channel] · M [product][tile][chunk] · strip [row][pixel][lanes]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from numbaconv.gemm.micro import max_rows
+from numbaconv.lowerings._winograd_points import minimal_filter
+from numbaconv.machine import detect
+from numbaconv.workspace import ALIGNMENT, aligned
+
+FEWEST_TILES, MOST_TILES = 28, 112
+"""Of a block, about: as many as L2 holds, but more than a few, or the weights come too often from beyond it."""
+CHUNK = 64
+"""Output channels multiplied before they are transformed, about."""
+TASKS_A_THREAD = 4
+
+
+class Filters(NamedTuple):
+    """F(m, r) down a column and along a row."""
+
+    m_h: int
+    r_h: int
+    m_w: int
+    r_w: int
+
+    @property
+    def n_h(self) -> int:
+        return self.m_h + self.r_h - 1
+
+    @property
+    def n_w(self) -> int:
+        return self.m_w + self.r_w - 1
+
+    @property
+    def products(self) -> int:
+        """Of a tile."""
+        return self.n_h * self.n_w
+
+    def tiles(self, problem) -> tuple[int, int]:
+        """Rows and columns of tiles of an image."""
+        return -(-problem.oh // self.m_h), -(-problem.ow // self.m_w)
+
+
+class Shape(NamedTuple):
+    """Lanes of a vector; vectors of a group's output channels, of a chunk of them, and of a panel."""
+
+    lanes: int
+    vectors: int
+    chunk: int
+    panel: int
+
+    @classmethod
+    def of(cls, problem) -> Shape:
+        """It depends on channels and element type alone: prepared weights serve every part of a problem."""
+        lanes = detect().lanes(problem.dtype)
+        vectors = -(-problem.ocg // lanes)
+        panel = min(2, vectors)
+        chunks = -(-vectors // max(panel, CHUNK // lanes))
+        return cls(lanes, vectors, -(-vectors // chunks // panel) * panel, panel)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.vectors // self.chunk)
+
+
+class Blocks(NamedTuple):
+    """Tiles; row groups, those of a block; blocks, and parts of the output channels: a task has one of each."""
+
+    tiles: int
+    groups: int
+    groups_a_block: int
+    blocks: int
+    parts: int
+
+    @classmethod
+    def of(cls, problem, filters: Filters, threads: int) -> Blocks:
+        rows, columns = filters.tiles(problem)
+        tiles, shape = problem.mb * rows * columns, Shape.of(problem)
+        a_tile = filters.products * (problem.icg + shape.chunk * shape.lanes) * problem.itemsize
+        blocks = -(-tiles // min(max(detect().l2_bytes // a_tile, FEWEST_TILES), MOST_TILES))
+        if 1 < blocks < TASKS_A_THREAD * threads:  # as many for each thread
+            blocks = min(-(-blocks // threads) * threads, tiles)
+        groups_a_block = -(-tiles // blocks // max_rows(shape.panel, detect().vector_registers))
+        groups = min(blocks * groups_a_block, tiles)
+        blocks = -(-groups // groups_a_block)
+        parts = min(shape.chunks, -(-threads // (blocks * problem.g)))
+        return cls(tiles, groups, groups_a_block, blocks, parts)
+
+    @property
+    def fewest_rows(self) -> int:
+        """Tiles of the smaller row groups."""
+        return self.tiles // self.groups
+
+    @property
+    def most_rows(self) -> int:
+        return -(-self.tiles // self.groups)
+
+
+def _odd_lines(size: int) -> int:
+    """Bytes in an odd number of cache lines: neighbours so far apart do not share a set of the cache."""
+    return (-(-size // ALIGNMENT) | 1) * ALIGNMENT
+
+
+def scratch_of(problem, filters: Filters, blocks: Blocks) -> dict[str, int]:
+    """A worker's scratch: steps and beginnings in bytes, and the size of it all."""
+    shape = Shape.of(problem)
+    tiles, vector = blocks.groups_a_block * blocks.most_rows, shape.lanes * problem.itemsize
+    v_row, m_row = _odd_lines(-(-problem.icg // shape.lanes) * vector), _odd_lines(shape.chunk * vector)
+    v_step, m_step = _odd_lines(tiles * v_row), _odd_lines(tiles * m_row)
+    strip_row = _odd_lines((min(tiles, filters.tiles(problem)[1]) * filters.m_w + filters.r_w - 1) * vector)
+    m_at = filters.products * v_step
+    strip = m_at + filters.products * m_step
+    size = strip + max(filters.n_h * strip_row, shape.chunk * vector)
+    return {"v_row": v_row, "v_step": v_step, "m_at": m_at, "m_row": m_row, "m_step": m_step, "strip": strip,
+            "strip_row": strip_row, "scratch_step": _odd_lines(size)}  # fmt: skip
+
+
+def transformed_weights(problem, filters: Filters, w: np.ndarray) -> np.ndarray:
+    """G w G^T, computed in float64 and packed: (groups, bytes' worth of elements)."""
+    p, shape, products = problem, Shape.of(problem), filters.products
+    columns, rows = (np.array(minimal_filter(m, r).g, np.float64) for m, r in (filters[:2], filters[2:]))
+    exact = np.asarray(w, np.float64).reshape(p.oc * p.icg, p.kh, p.kw)
+    u = np.matmul(np.matmul(columns, exact), rows.T).reshape(p.g, p.ocg, p.icg, products).transpose(0, 3, 2, 1)
+    packed = aligned(p.g * products * p.icg * shape.vectors * shape.lanes * p.itemsize).view(p.dtype).reshape(p.g, -1)
+    for group, place in zip(u, packed):
+        for first in range(0, shape.vectors, shape.chunk):
+            end = min(first + shape.chunk, shape.vectors)
+            a_vector = products * p.icg * shape.lanes
+            chunk = place[first * a_vector : end * a_vector].reshape(products, -1)
+            for panel in range(first, end, shape.panel):
+                low, high = (vector * shape.lanes for vector in (panel, min(panel + shape.panel, end)))
+                begin = (panel - first) * p.icg * shape.lanes
+                there = chunk[:, begin : begin + p.icg * (high - low)].reshape(products, p.icg, high - low)
+                channels = group[:, :, low:high]
+                there[:, :, : channels.shape[2]] = channels
+                there[:, :, channels.shape[2] :] = 0
+    return packed
