@@ -254,7 +254,8 @@ def test_precision_of_a_convolution(rng, precision, most):
 def test_explain_and_config(monkeypatch, capsys):
     text = "mb2ic16ih14oc16oh14kh3ph1"
     told = nc.explain(text, device="cuda")
-    assert {row.name for row in told.rows} == set(nc.list_lowerings(device="cuda"))
+    assert {row.name for row in told.rows if row.runs} <= set(nc.list_lowerings(device="cuda"))
+    assert {row.name for row in told.rows} == set(nc.list_lowerings())
     assert "device cuda" in str(told)
     assert told.chosen in nc.list_lowerings(device="cuda")
     assert "three TF32 products" in str(nc.explain(text, device="cuda", precision="high"))
