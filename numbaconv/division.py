@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from numbaconv.accounts import GemmCall, panels_of
+from numbaconv.lazy import cached_property
 from numbaconv.lowering import Lowering
 from numbaconv.lowering_cuda import MOST_ELEMENTS
 from numbaconv.machine import detect
@@ -58,7 +59,7 @@ class Division:
     workers: int
     request: Request
 
-    @functools.cached_property
+    @cached_property
     def problems(self) -> dict[ConvProblem, int]:
         """The different problems among the parts, the first part's first, with how often they occur."""
         counts: dict[ConvProblem, int] = {}

@@ -37,7 +37,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
-__all__ = ["Native", "cache_directory", "compiled", "intrinsic", "native", "overload"]
+__all__ = ["Native", "cache_directory", "compiled", "intrinsic", "native", "not_while_forking", "overload"]
 
 PACKAGE = Path(__file__).resolve().parent
 FLAGS = {"nogil": True, "error_model": "numpy"}
@@ -174,12 +174,13 @@ def _cacheable(function) -> bool:
 
 # ------------------------------------------------------------------------------------------------------ forking
 
-_compiling = threading.RLock()
+not_while_forking = threading.RLock()
+"""Held by whoever compiles or imports at run time; a fork waits for it, so that no child inherits what is half done."""
 
 
 def _hold_compiler():
     """Before a fork: wait for whoever compiles, so that the child does not inherit a lock without its owner."""
-    _compiling.acquire()
+    not_while_forking.acquire()
     global_compiler_lock.acquire()
     llvmlite.binding.ffi.lib._lock.__enter__()
 
@@ -187,7 +188,7 @@ def _hold_compiler():
 def _release_compiler():
     llvmlite.binding.ffi.lib._lock.__exit__(None, None, None)
     global_compiler_lock.release()
-    _compiling.release()
+    not_while_forking.release()
 
 
 if hasattr(os, "register_at_fork"):
@@ -217,7 +218,7 @@ class Native:
     def code(self) -> CFunc:
         """The compiled function."""
         if self._code is None:
-            with _compiling:
+            with not_while_forking:
                 if self._code is None:
                     self._code = self._compile()
         return self._code

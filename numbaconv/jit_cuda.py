@@ -13,6 +13,8 @@ from typing import Any
 
 from numba import types
 
+from numbaconv.lazy import cached_property
+
 __all__ = ["Function", "Kernel", "Word", "cuda_compile", "cuda_intrinsic", "cuda_missing", "cuda_module", "meaning",
            "pointer", "rebound", "record"]  # fmt: skip
 
@@ -26,7 +28,7 @@ class Word:
     def __init__(self, name: str, device: Callable[[], Any], twin: Callable | None = None, doc: str | None = None):
         self.__name__, self.__doc__, self.twin, self._device = name, doc, twin, device
 
-    @functools.cached_property
+    @cached_property
     def device(self):
         """What numba-cuda compiles."""
         return self._device()

@@ -15,6 +15,7 @@ from numbaconv.arrays import any_array, bias_array, run_plan
 from numbaconv.devices.crew import together
 from numbaconv.division import Division, Part, divide
 from numbaconv.errors import ShapeError, UnsupportedProblem, WorkspaceExceeded
+from numbaconv.lazy import cached_property
 from numbaconv.lowering import STAGES, Context, Lowering
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import make_lowering
@@ -46,7 +47,7 @@ class Plan:
     def workspace_bytes(self) -> int:
         return self.lowering_bytes + self.panel_bytes
 
-    @functools.cached_property
+    @cached_property
     def form(self) -> Any:
         """What answers for the lowering on the request's device."""
         return self.lowering.form(self.request.device)

@@ -9,6 +9,7 @@ import importlib.metadata
 import pkgutil
 
 from numbaconv.errors import UnknownLowering
+from numbaconv.jit import not_while_forking
 from numbaconv.lowering import Lowering
 
 ENTRY_POINTS = "numbaconv.lowerings"
@@ -49,6 +50,11 @@ def _own_classes(module):
 
 @functools.cache
 def _discover() -> None:
+    with not_while_forking:
+        _import_all()
+
+
+def _import_all() -> None:
     package = importlib.import_module("numbaconv.lowerings")
     for found in pkgutil.iter_modules(package.__path__):
         if not found.name.startswith("_"):

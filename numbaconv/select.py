@@ -6,7 +6,6 @@ time  =  products, as their schedules count cycles; or multiply-adds over the sh
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass, replace
 
 from numbaconv.accounts import GemmCall, plan_of
@@ -15,6 +14,7 @@ from numbaconv.division import Division, divide, image_elements, undivided
 from numbaconv.errors import UnsupportedProblem, WorkspaceExceeded
 from numbaconv.gemm.cuda_plan import BYTES_A_CYCLE as DEVICE_BYTES
 from numbaconv.gemm.cuda_plan import LAUNCH_CYCLES as DEVICE_LAUNCH
+from numbaconv.lazy import cached_property
 from numbaconv.lowering import YES, Lowering, Support
 from numbaconv.lowering_cuda import MOST_ELEMENTS
 from numbaconv.lowering_cuda import plan_of as device_plan
@@ -42,7 +42,7 @@ class Candidate:
     bytes_moved: int = 0
     seconds: float = float("inf")
 
-    @functools.cached_property
+    @cached_property
     def panel_bytes(self) -> int:
         return self.division.panel_bytes(self.lowering) if self.support else 0
 

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 
 LEVELS = [
-    "problem request errors padding descriptor layouts shapes",
+    "problem request errors padding descriptor layouts shapes lazy",
     "jit jit_cuda machine probes timing simd",
     "geometry devices workspace",
     "gemm",

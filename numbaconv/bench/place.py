@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 
 from numbaconv.devices import driver
 from numbaconv.devices.cuda import runtime
+from numbaconv.lazy import cached_property
 from numbaconv.products import check_device
 from numbaconv.timing import Call, DeviceTimer, HostTimer, Timer
 from numbaconv.workspace import release_workspaces
@@ -110,7 +110,7 @@ class OnDevice(Place):
     def release(self) -> None:
         self.runtime.release()
 
-    @functools.cached_property
+    @cached_property
     def hertz(self) -> float | None:
         """The multiprocessors' highest clock; None where the driver does not tell."""
         if self.emulated:

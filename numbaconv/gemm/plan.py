@@ -18,6 +18,7 @@ from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, same_b
 from numbaconv.gemm.pack import STRIDED, strided_packer
 from numbaconv.gemm.schedule import Operands, Schedule, schedule
 from numbaconv.gemm.store import tile_store
+from numbaconv.lazy import cached_property
 from numbaconv.machine import detect
 from numbaconv.workspace import address_of, aligned, round_up
 
@@ -131,7 +132,7 @@ class GemmPlan:
         parts = *(bytes_a_step * self._round for bytes_a_step in shared), a_block, b_block, tile
         return Layout(*(round_up(int(part)) for part in parts), chosen.threads)
 
-    @functools.cached_property
+    @cached_property
     def template(self) -> np.ndarray:
         """The call record with all that a run does not change; made, with the kernels compiled, on first use."""
         self._find_kernels()

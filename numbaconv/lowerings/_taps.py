@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 from numbaconv.geometry import plain, reached
+from numbaconv.lazy import cached_property
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from numbaconv.lazy import cached_property
 from numbaconv.problem import ConvProblem
 from numbaconv.testing.oracle import convolve, sizes_of
 
@@ -35,17 +36,17 @@ class Sample:
         drawn = rng.integers(-3, 4, shape) if self.kind == "whole" else rng.standard_normal(shape)
         return drawn.astype(self.problem.dtype)
 
-    @functools.cached_property
+    @cached_property
     def product(self) -> np.ndarray:
         """The convolution in float64, without an epilogue."""
         return convolve(self.x, self.w, **sizes_of(self.problem))
 
-    @functools.cached_property
+    @cached_property
     def direct(self) -> np.ndarray:
         """One running sum in float32: the yardstick of accuracy."""
         return convolve(self.x, self.w, **sizes_of(self.problem), dtype=np.float32)
 
-    @functools.cached_property
+    @cached_property
     def magnitude(self) -> float:
         """The largest sum of the magnitudes of products."""
         return float(convolve(np.abs(self.x), np.abs(self.w), **sizes_of(self.problem)).max(initial=0.0))

@@ -6,7 +6,6 @@ after another in a process of their own, ``gpu_cases`` lists them, ``scripts/gpu
 
 from __future__ import annotations
 
-import functools
 import gc
 import math
 import time
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from numbaconv.bench.contender import WrongResult
 from numbaconv.bench.gpu.case import Skip
 from numbaconv.devices import cuda as cuda_devices
+from numbaconv.lazy import cached_property
 from numbaconv.timing import DeviceTimer, burst
 
 __all__ = ["Bench"]
@@ -48,16 +48,16 @@ class Bench:
     def __init__(self, quick: bool = False, recording: bool = False, device: str = "cuda"):
         self.quick, self.recording, self.device = quick, recording, device
 
-    @functools.cached_property
+    @cached_property
     def runtime(self) -> Any:
         return cuda_devices.runtime(self.device)
 
-    @functools.cached_property
+    @cached_property
     def real(self) -> bool:
         """Whether there is a GPU."""
         return not self.runtime.emulated
 
-    @functools.cached_property
+    @cached_property
     def torch(self) -> Any:
         """PyTorch, where it works on this device; else None, and ``torch_reason`` says why."""
         self.torch_reason = ""
@@ -219,7 +219,7 @@ class Bench:
             function()
         return host, self.runtime.record().seconds_since(begin) / calls
 
-    @functools.cached_property
+    @cached_property
     def _ahead(self) -> tuple[Any, float]:
         """Memory to fill, and the seconds that it takes."""
         buffer = self.runtime.empty((AHEAD_BYTES,), np.uint8)
