@@ -1,7 +1,7 @@
 """``functools.cached_property`` without a lock: up to Python 3.11 that has one, for all instances of a class.
 
 A process that is forked while another thread holds it would wait for it for ever. Here two threads may both compute a
-value; the one that comes last is kept.
+value; both get the one that was there first, whose memory may be in use by then.
 """
 
 from __future__ import annotations
@@ -32,5 +32,4 @@ class cached_property(Generic[Value]):
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:
             return self
-        value = instance.__dict__[self.name] = self.compute(instance)
-        return value
+        return instance.__dict__.setdefault(self.name, self.compute(instance))

@@ -183,3 +183,25 @@ def test_the_rule_sees(tmp_path, rule, file, source, verdicts):
     path.parent.mkdir(exist_ok=True)
     path.write_text(source)
     assert len(rule(tmp_path)) == verdicts
+
+
+def test_a_lazy_property_is_the_same_for_all_threads():
+    """Whoever computes it a second time gets what is there: its memory may be in use."""
+    from numbaconv.lazy import cached_property
+
+    class Thing:
+        made = 0
+
+        @cached_property
+        def value(self):
+            """Said."""
+            Thing.made += 1
+            if Thing.made == 1:
+                assert self.value == [2]  # as if another thread had been faster
+            return [Thing.made]
+
+    thing = Thing()
+    assert thing.value == [2]
+    assert thing.value is thing.value
+    assert Thing.made == 2
+    assert Thing.value.__doc__ == "Said."
