@@ -18,7 +18,7 @@ from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, same_b
 from numbaconv.gemm.pack import STRIDED, strided_packer
 from numbaconv.gemm.schedule import Operands, Schedule, schedule
 from numbaconv.gemm.store import tile_store
-from numbaconv.lazy import cached_property
+from numbaconv.jit import not_while_forking
 from numbaconv.machine import detect
 from numbaconv.workspace import address_of, aligned, round_up
 
@@ -100,6 +100,7 @@ class GemmPlan:
         self.layout = self._layout()
         self.panel_bytes = self.layout.total
         self._records: list[Record] = []
+        self._template: np.ndarray | None = None
 
     def _find_kernels(self):
         """The addresses of the micro-kernels for every tile size in use."""
@@ -132,9 +133,18 @@ class GemmPlan:
         parts = *(bytes_a_step * self._round for bytes_a_step in shared), a_block, b_block, tile
         return Layout(*(round_up(int(part)) for part in parts), chosen.threads)
 
-    @cached_property
+    @property
     def template(self) -> np.ndarray:
         """The call record with all that a run does not change; made, with the kernels compiled, on first use."""
+        made = self._template
+        if made is None:
+            with not_while_forking:  # once: it holds the addresses of tables that this plan keeps
+                made = self._template
+                if made is None:
+                    made = self._template = self._make_template()
+        return made
+
+    def _make_template(self) -> np.ndarray:
         self._find_kernels()
         self._a_starts, self._b_starts = self.schedule.a_cut.starts, self.schedule.b_cut.starts
         call = np.zeros(len(FIELD), np.int64)
