@@ -15,7 +15,7 @@ from numbaconv.api import make_request
 from numbaconv.arrays import any_array, bias_array, device_of, host_array
 from numbaconv.dense import linear, prepack_b
 from numbaconv.devices.cuda import runtime
-from numbaconv.errors import ShapeError
+from numbaconv.errors import DeviceUnavailable, ShapeError
 from numbaconv.gemm import PackedMatrix
 from numbaconv.gemm.dot import MOST_COLUMNS
 from numbaconv.layouts import LAYOUTS
@@ -24,7 +24,7 @@ from numbaconv.plan import make_plan
 from numbaconv.problem import ConvProblem
 from numbaconv.products import check_device
 from numbaconv.registry import make_lowering
-from numbaconv.request import Epilogue
+from numbaconv.request import Epilogue, Request
 
 KEPT_PLANS = 8
 """Input shapes whose prepared weights a layer keeps."""
@@ -275,6 +275,8 @@ class Linear(_Layer):
         ------
         DeviceUnavailable
         """
+        if "+" in Request(device=device).device:
+            raise DeviceUnavailable("Linear: 'cpu+cuda' divides the images of a convolution; use 'cuda' or 'cpu'")
         self._device = check_device(device)
         with self._lock:
             self._state.prepared.clear()

@@ -336,6 +336,8 @@ def test_what_both_devices_cannot_share(rng, emulated):
         nc.conv2d(emulated.to_device(x), w, device="cpu+cuda")
     with pytest.raises(nc.DeviceUnavailable, match="images of a convolution"):
         nc.gemm(w[0, 0], w[0, 0], device="cpu+cuda")
+    with pytest.raises(nc.DeviceUnavailable, match="images of a convolution"):
+        nc.Linear(3, 2).to("cpu+cuda")
     with pytest.raises(nc.DeviceUnavailable, match="apart"):
         nc.explain("mb2ic3ih6oc4oh4kh3", device="cpu+cuda")
 

@@ -66,7 +66,7 @@ def test_what_is_no_cubin(code):
 @pytest.fixture
 def folder(monkeypatch, tmp_path):
     monkeypatch.setattr(cubins.jit, "cache_directory", lambda: tmp_path)
-    return tmp_path / cubins.jit.build_key()
+    return tmp_path / "cubins"
 
 
 def refuse(*arguments):

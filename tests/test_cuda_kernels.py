@@ -274,6 +274,17 @@ def test_nothing_to_lift():
 # ---------------------------------------------------------------------------------------- convolutions at once
 
 
+def direct_weights(oc: int, icg: int, taps: int, groups: int, channels: int):
+    """Shape of the packed weights, and the arguments of ``copy4_launch`` that pack (oc, icg, kh, kw) into zeros.
+
+    They are (groups, taps, icg, oc / groups padded to a multiple of `channels`).
+    """
+    ocg = oc // groups
+    shape = (groups, taps, icg, -(-ocg // channels) * channels)
+    into = (taps * icg * shape[3], icg * shape[3], shape[3], 1)
+    return shape, ((groups, taps, icg, ocg), (ocg * icg * taps, 1, taps, icg * taps), into)
+
+
 def convolve(rng, p, layout, form, itemsize=4, has_bias=True, has_residual=True, activation=None, rows=4,
              builder=direct, w=None):  # fmt: skip
     dtype = f"f{itemsize}"
@@ -292,7 +303,7 @@ def convolve(rng, p, layout, form, itemsize=4, has_bias=True, has_residual=True,
     elif form == "direct":
         t = builder.direct_task(p.mb, p.g, p.oc, 8, fast, *flags)
         kernel, grid = builder.direct_kernel(itemsize, 8, fast), builder.direct_grid(o, t, 8)
-        shape, sides = builder.direct_weights(p.oc, p.ic // p.g, p.kh * p.kw, p.g, 8)
+        shape, sides = direct_weights(p.oc, p.ic // p.g, p.kh * p.kw, p.g, 8)
         weights, (copies, records) = np.zeros(shape, dtype), copying.copy4_launch(*sides)
         start(copying.copy4(itemsize), copies, w, weights, *records)
     else:

@@ -127,17 +127,6 @@ def reference_kernel(itemsize: int) -> Kernel:
     return Kernel(f"reference_{itemsize}", kernel, _signature(itemsize), THREADS, 4)
 
 
-def direct_weights(oc: int, icg: int, taps: int, groups: int, channels: int):
-    """Shape of the packed weights, and the arguments of ``copy4_launch`` that pack (oc, icg, kh, kw) into zeros.
-
-    They are (groups, taps, icg, oc / groups padded to a multiple of `channels`).
-    """
-    ocg = oc // groups
-    shape = (groups, taps, icg, -(-ocg // channels) * channels)
-    into = (taps * icg * shape[3], icg * shape[3], shape[3], 1)
-    return shape, ((groups, taps, icg, ocg), (ocg * icg * taps, 1, taps, icg * taps), into)
-
-
 def direct_task(
     images: int, groups: int, oc: int, channels: int, pixels_fast: bool, has_bias: bool, has_residual: bool
 ) -> Task:
@@ -163,11 +152,11 @@ def direct_grid(o: Image, t: Task, channels: int) -> tuple[int, int] | None:
 def direct_kernel(itemsize: int, channels: int = 8, pixels_fast: bool = True) -> Kernel:
     """The direct convolution: a thread has one pixel's sums of `channels` (a multiple of four) output channels.
 
-    Its arguments are ``reference_kernel``'s, with w as in ``direct_weights`` (16-byte aligned) and t from
-    ``direct_task``. With `pixels_fast` (NCHW) a warp's threads take neighbouring pixels: loads of x and stores lie side
-    by side, and all threads load the same weights. Otherwise (NHWC) each SPAN neighbours take blocks of channels of one
-    pixel: they write SPAN · `channels` elements in a row and share their loads of x, while a warp's loads of weights
-    still lie within two lines. The grid is ``direct_grid``'s.
+    Its arguments are ``reference_kernel``'s, with w as (groups, taps, ic/g, oc/g padded to a multiple of `channels`),
+    16-byte aligned, and t from ``direct_task``. With `pixels_fast` (NCHW) a warp's threads take neighbouring pixels:
+    loads of x and stores lie side by side, and all threads load the same weights. Otherwise (NHWC) each SPAN neighbours
+    take blocks of channels of one pixel: they write SPAN · `channels` elements in a row and share their loads of x,
+    while a warp's loads of weights still lie within two lines. The grid is ``direct_grid``'s.
     """
     real = float32 if itemsize == 4 else float64
     load, vector = ldv(itemsize), VECTOR_BYTES // itemsize

@@ -11,7 +11,7 @@ pixel's tap lies in the image. A few channels would make too much padding: each 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from collections import namedtuple
 
 from numbaconv.devices.intrinsics import int32, udiv32
 from numbaconv.gemm.cuda_loaders import Kind, Runs, gathered
@@ -24,34 +24,8 @@ MOST_PADDING = 4  # a quarter of the channels
 NOWHERE = -(1 << 30)
 
 
-class Patches(NamedTuple):
-    """A ``Window``'s fields; channels of a tap, padding included; a channel's step and a group's."""
-
-    ic: int
-    ih: int
-    iw: int
-    kh: int
-    kw: int
-    sh: int
-    sw: int
-    pad_top: int
-    pad_left: int
-    dh: int
-    dw: int
-    oh: int
-    ow: int
-    x_n: int
-    x_c: int
-    x_h: int
-    x_w: int
-    padded: int
-    step_k: int
-    batch: int
-    rows: int
-
-    @classmethod
-    def of(cls, window: Window, padded: int, batch: int) -> Patches:
-        return cls(*window, padded, window.x_c, batch, window.oh)
+Patches = namedtuple("Patches", (*Window._fields, "padded", "step_k", "batch", "rows"))
+"""A ``Window``'s fields; channels of a tap, padding included; a channel's step and a group's; rows of an image."""
 
 
 def padded_channels(channels: int, taps: int) -> int:
@@ -177,4 +151,4 @@ def patches(problem, x, table=None, padded: int | None = None, batch: int | None
     padded = padded or padded_channels(channels, window.kh * window.kw)
     runs = _followed if table is not None else _shallow if padded % DEPTH else _deep
     along_k = window.x_c == 1 and window.x_w != 1
-    return Operand(_kind(runs, along_k), Patches.of(window, padded, batch), x, table)
+    return Operand(_kind(runs, along_k), Patches(*window, padded, window.x_c, batch, window.oh), x, table)
