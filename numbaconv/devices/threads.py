@@ -119,10 +119,11 @@ def fork_join(state, body, tasks, arguments, threads):
     store_i64(state + BODY, body)
     store_i64(state + ARGUMENTS, arguments)
     atomics.store(state + FINISHED, 0)
+    threads = min(threads, tasks)  # a worker that is still awake has no scratch unless it was counted
     generation = ((atomics.load(state + TICKET) >> 50) + 1) & 0x1FFF
     atomics.store(state + TICKET, generation << 50 | threads << 40 | tasks << 20)
     core = atomics.current_core()
-    for worker in range(1, min(threads, tasks)):
+    for worker in range(1, threads):
         bed = state + WORKERS + worker * LINE
         asleep = atomics.load(bed) == 1
         if asleep or (atomics.load(bed + CORE) == core and atomics.load(bed + SENT) == 0):
@@ -215,8 +216,8 @@ def parallel(body: Native, tasks: int, arguments: int, num_threads: int) -> None
     Parameters
     ----------
     body : Native
-        Takes the task's number, the number of the thread that runs it (0 ... num_threads - 1: the index of its
-        private scratch) and `arguments`, an address.
+        Takes the task's number, the number of the thread that runs it (below `num_threads` and below `tasks`: the
+        index of its private scratch) and `arguments`, an address.
     tasks : int
         How many; taken in order, in parallel, by any thread.
     arguments : int
