@@ -98,13 +98,15 @@ def conv2d(
     problem = ConvProblem.from_arrays(x, w, stride, padding, dilation, groups, layout)
     bias = bias_array(bias, problem.oc, x.dtype, device, stream)
     request = make_request(device, num_threads, precision, accuracy, max_workspace, stream,
-                           Epilogue(bias is not None, residual is not None, activation))  # fmt: skip
+                           Epilogue(bias is not None, residual is not None, activation), prepared=False)  # fmt: skip
     chosen = make_plan(problem, algorithm, request)
     prepared = chosen.prepare(w, stream) if problem.mb else None
     return chosen.compute(x, prepared, bias, residual, out, layout, stream, timed=False)[0]
 
 
-def make_request(device, num_threads, precision, accuracy, max_workspace, stream, epilogue: Epilogue) -> Request:
+def make_request(
+    device, num_threads, precision, accuracy, max_workspace, stream, epilogue: Epilogue, prepared: bool = True
+) -> Request:
     """The request that the arguments of a call make.
 
     Raises
@@ -116,7 +118,7 @@ def make_request(device, num_threads, precision, accuracy, max_workspace, stream
     device = check_device(device)
     if stream is not None and device == "cpu":
         raise DeviceUnavailable("stream: only a CUDA device has streams; pass device='cuda' or leave stream away")
-    return Request(device, threads_for(num_threads), precision, accuracy, max_workspace, epilogue)
+    return Request(device, threads_for(num_threads), precision, accuracy, max_workspace, epilogue, prepared)
 
 
 def plan(

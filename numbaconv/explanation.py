@@ -37,6 +37,7 @@ class Row:
     gemm_calls: tuple[GemmCall, ...] = ()
     bytes_moved: int = 0
     waste: float = 0.0
+    admitted: bool = True
 
     @property
     def workspace_bytes(self) -> int:
@@ -114,7 +115,8 @@ def explain(
         raise DeviceUnavailable("explain: ask for 'cpu' and 'cuda' apart; 'cpu+cuda' gives each its best lowering")
     answers = candidates(problem, request)
     rows = tuple(_row(answer, problem) for answer in answers)
-    fitting = [r for r in rows if r.runs and (max_workspace is None or r.workspace_bytes <= max_workspace)]
+    able = [row for row in rows if row.runs and row.admitted]
+    fitting = [row for row in able if max_workspace is None or row.workspace_bytes <= max_workspace]
     notes = [f"plug-in {name} is broken: {error}" for name, error in broken.items()]
     notes += _precision_notes(problem, request)
     return Explanation(problem, request, fitting[0].name if fitting else "none", rows, tuple(notes))
@@ -138,4 +140,5 @@ def _row(answer: Candidate, problem: ConvProblem) -> Row:
     calls = tuple(answer.division.gemm_calls(answer.lowering)) if answer.support else ()
     waste = answer.macs / problem.macs - 1 if answer.macs and problem.macs else 0.0
     return Row(answer.lowering.name, bool(answer.support), answer.support.reason, answer.lowering_bytes,
-               answer.panel_bytes, answer.macs, answer.seconds, calls, answer.bytes_moved, waste)  # fmt: skip
+               answer.panel_bytes, answer.macs, answer.seconds, calls, answer.bytes_moved, waste,
+               answer.admitted)  # fmt: skip

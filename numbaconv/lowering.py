@@ -166,6 +166,14 @@ class Lowering:
         """Of the multiply-add peak, for the cost model: what its own loops reach, where it issues no products."""
         return 0.01
 
+    def multiply_adds(self, problem: ConvProblem) -> int:
+        """Of its own loops, where it issues no products."""
+        return problem.macs
+
+    def preparing_bytes(self, problem: ConvProblem) -> int:
+        """Bytes read and written to prepare the weights, for the cost model of a call that prepares them itself."""
+        return 2 * problem.weight_bytes
+
     def panel_bytes(self, problem: ConvProblem, request: Request) -> int:
         """Bytes of GEMM's packed panels during ``run``: those of the largest of ``gemm_calls``."""
         return panels_of(self.gemm_calls(problem, request), problem, request)

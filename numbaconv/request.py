@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ACCURACIES", "ACTIVATIONS", "PRECISIONS", "Epilogue", "Request"]
+__all__ = ["ACCURACIES", "ACTIVATIONS", "ADMITTED", "PRECISIONS", "Epilogue", "Request"]
 
 ACTIVATIONS = (None, "relu", "relu6")
 PRECISIONS = ("highest", "high", "medium")
-ACCURACIES = ("float32", "strict", "fma")
+ADMITTED = {"float32": 2.5, "strict": 1.0, "fma": 0.0}
+"""How many times the direct method's error a lowering may make for ``auto`` to take it, by accuracy."""
+ACCURACIES = tuple(ADMITTED)
 DEVICES = re.compile(r"cpu|cuda(:\d+)?|cpu\+cuda(:\d+)?")
 
 
@@ -76,6 +78,8 @@ class Request:
     max_workspace : int or None
         Bytes of scratch memory allowed; None for no limit.
     epilogue : Epilogue
+    prepared : bool
+        Whether weights are prepared once for many runs, or for each run anew: then ``auto`` counts that time too.
 
     Raises
     ------
@@ -89,6 +93,7 @@ class Request:
     accuracy: str = "float32"
     max_workspace: int | None = None
     epilogue: Epilogue = field(default_factory=Epilogue)
+    prepared: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.device, str) or not DEVICES.fullmatch(self.device):

@@ -18,12 +18,14 @@ from numbaconv.lazy import cached_property
 from numbaconv.lowering import YES, Lowering, Support
 from numbaconv.lowering_cuda import MOST_ELEMENTS
 from numbaconv.lowering_cuda import plan_of as device_plan
+from numbaconv.machine import detect
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import lowerings
-from numbaconv.request import Request
+from numbaconv.request import ADMITTED, Request
 
 PEAK = 120e9  # multiply-adds in flops/s a core, a typical vector core: only ratios matter for the choice
-BANDWIDTH = 12e9  # bytes/s
+BANDWIDTH, CACHED_BANDWIDTH = 12e9, 40e9  # bytes/s a core, from memory and from the last cache
+MOST_CACHED = 32 << 20  # bytes; a virtual machine may see a cache that it shares with many others
 DEVICE_MACS, DEVICE_HERTZ = 128, 1.7e9  # multiply-adds of a multiprocessor a cycle, cycles a second
 DEVICE_THREADS = 1024  # of a multiprocessor, to keep it busy while others wait for memory
 MOST_BYTES = 1 << 42  # of an input or an output
@@ -41,6 +43,8 @@ class Candidate:
     macs: int = 0
     bytes_moved: int = 0
     seconds: float = float("inf")
+    admitted: bool = True
+    """By the accuracy asked for; else only by name."""
 
     @cached_property
     def panel_bytes(self) -> int:
@@ -68,6 +72,12 @@ def check(lowering: Lowering, problem: ConvProblem, request: Request) -> Support
     return answer if isinstance(answer, Support) else YES if answer else Support("it gives no reason")
 
 
+def admits(lowering: Lowering, problem: ConvProblem, request: Request) -> bool:
+    """Whether `auto` may take a lowering under the request's accuracy; sums of products it always may."""
+    bound = lowering.error_bound(problem, request)
+    return isinstance(bound, str) or bound <= ADMITTED[request.accuracy]
+
+
 def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Candidate:
     """What a lowering would need for a problem, and how long it should take."""
     support = check(lowering, problem, request)
@@ -75,19 +85,26 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
         return Candidate(lowering, support, undivided(problem, request))
     division, form = divide(problem, lowering, request), lowering.form(request.device)
     calls = division.gemm_calls(lowering)
-    macs = sum(call.macs for call in calls) or problem.macs
-    rearranged = sum(form.rearranged_bytes(part, division.request) * count for part, count in division.problems.items())
+    parts = division.problems.items()
+    macs = sum(call.macs for call in calls) or sum(lowering.multiply_adds(part) * count for part, count in parts)
+    rearranged = sum(form.rearranged_bytes(part, division.request) * count for part, count in parts)
     moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + rearranged
     if request.device != "cpu":
         seconds = _device_seconds(form, problem, division.request, calls, macs, moved)
-        return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)
+        admitted = admits(lowering, problem, request)
+        return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds, admitted)
     flops = PEAK * request.num_threads
     if calls:
         seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / flops
     else:
         seconds = 2 * macs / lowering.share_of_peak(problem) / flops
-    seconds += moved / (BANDWIDTH * request.num_threads) + CALL_SECONDS * max(1, sum(call.count for call in calls))
-    return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds)
+    preparing = 0 if request.prepared else lowering.preparing_bytes(problem)
+    in_cache = moved <= min(detect().l3_bytes, MOST_CACHED)
+    seconds += moved / ((CACHED_BANDWIDTH if in_cache else BANDWIDTH) * request.num_threads)
+    seconds += preparing / (BANDWIDTH * request.num_threads)
+    seconds += CALL_SECONDS * max(1, sum(call.count for call in calls))
+    admitted = admits(lowering, problem, request)
+    return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds, admitted)
 
 
 def _device_seconds(form, problem: ConvProblem, request: Request, calls, macs: int, moved: int) -> float:
@@ -109,10 +126,10 @@ def _slots(call: GemmCall, problem: ConvProblem, request: Request) -> float:
 
 
 def candidates(problem: ConvProblem, request: Request) -> list[Candidate]:
-    """Every lowering's answers, the fastest first, then ``reference``, those that refuse last."""
+    """Every lowering's answers, the fastest first, then ``reference``, then what `auto` may not take, refusals last."""
 
     def rank(answer: Candidate):
-        return not answer.support, answer.lowering.name == "reference", answer.seconds
+        return not answer.support, not answer.admitted, answer.lowering.name == "reference", answer.seconds
 
     return sorted((candidate(cls(), problem, request) for cls in lowerings()), key=rank)
 
@@ -128,7 +145,7 @@ def choose(problem: ConvProblem, request: Request) -> Lowering:
         When some would, but none within ``request.max_workspace``.
     """
     answers = candidates(problem, request)
-    able = [answer for answer in answers if answer.support]
+    able = [answer for answer in answers if answer.support and answer.admitted]
     if not able:
         raise UnsupportedProblem({answer.lowering.name: answer.support.reason for answer in answers})
     limit = request.max_workspace

@@ -11,16 +11,17 @@ import pytest
 from cases import in_memory, oracle, problem, whole
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import numbaconv as nc
 from numbaconv.lowerings import _winograd_transform as transform
-from numbaconv.lowerings._winograd_division import Blocks, Filters
+from numbaconv.lowerings._winograd_division import Blocks, Filters, Shape
 from numbaconv.lowerings._winograd_points import PAIRS, finite_points, minimal_filter
 from numbaconv.lowerings._winograd_transform import times_columns, times_rows
+from numbaconv.lowerings._winograd_weights import transformed_weights
 from numbaconv.plan import make_plan
 from numbaconv.registry import lowerings, make_lowering
-from numbaconv.request import Epilogue, Request
+from numbaconv.request import ADMITTED, Epilogue, Request
 from numbaconv.testing.oracle import convolve, sizes_of
 
 FILTERS = [(1, 1), (1, 3), (2, 3), (4, 3), (2, 5), (4, 5), (2, 7), (3, 4), (6, 3), (5, 1), (3, 2)]
@@ -230,15 +231,58 @@ def test_f2_has_halves_and_quarters_only_and_is_exact_on_whole_numbers(rng):
 @pytest.mark.parametrize("channels", [1, 6, 64])
 def test_the_error_is_within_its_bound_with_few_channels_too(rng, name, channels):
     for kernel in CLASSES[name].kernels[::2]:
-        p = made(name, kernel=kernel, mb=1, ic=channels, oc=8)
+        p = problem(ic=channels, oc=8, ih=17, iw=18, kh=kernel[0], kw=kernel[1])
         x, w, *_ = normal(rng, p)
         for image in (x, np.maximum(x, 0)):
             exact = convolve(image, w, **sizes_of(p))
             direct = convolve(image, w, **sizes_of(p), dtype=np.float32) - exact
-            off = nc.conv2d(image, w, padding=pads_of(p), algorithm=name) - exact
+            off = nc.conv2d(image, w, algorithm=name) - exact
             factor = make_lowering(name).error_bound(p, Request())
             assert np.linalg.norm(off) <= factor * np.linalg.norm(direct)
             assert np.abs(off).max() <= 2 * factor * np.abs(direct).max()
+
+
+@pytest.mark.parametrize(("accuracy", "deepest"), [("float32", 64), ("strict", 16)])
+def test_sums_are_cut_as_far_as_the_accuracy_asks(accuracy, deepest):
+    f4, p = make_lowering("winograd-f4"), problem(ic=256, kh=3, kw=3)
+    assert f4.pieces(p, Request(accuracy=accuracy)) == 256 // deepest
+    assert f4.error_bound(p, Request(accuracy=accuracy)) <= ADMITTED[accuracy]
+    assert f4.error_of(p, 1) > 2 * f4.error_of(p, 8)
+
+
+def test_sums_in_pieces_err_less(rng):
+    p = made("winograd-f4", mb=1, ic=160, oc=8)
+    x, w, *_ = normal(rng, p)
+    exact = convolve(x, w, **sizes_of(p))
+    off = [
+        np.linalg.norm(nc.conv2d(x, w, padding=pads_of(p), algorithm="winograd-f4", accuracy=accuracy) - exact)
+        for accuracy in ("float32", "strict")
+    ]
+    assert off[1] < 0.85 * off[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_weights_are_transformed_and_packed(rng, name, dtype):
+    """Every element of U is where the task looks for it, and rounded once."""
+    cls, kernel = CLASSES[name], CLASSES[name].kernels[-1]
+    p = problem(ic=6, oc=2 * 83, g=2, kh=kernel[0], kw=kernel[1], ih=9, iw=9, dtype=dtype)
+    w, filters, shape = rng.standard_normal(p.weight_shape).astype(dtype), cls().filters(p), Shape.of(p)
+    u = transformed_weights(p, filters, w, 2)
+    down, along = (np.array(minimal_filter(m, r).g, float) for m, r in (filters[:2], filters[2:]))
+    wanted = np.einsum("ir,ocrs,js->ijoc", down, w.astype(float), along).reshape(-1, p.g, p.ocg, p.icg)
+    for group, there in enumerate(u):
+        for first in range(0, shape.vectors, shape.chunk):
+            of_chunk = min(shape.chunk, shape.vectors - first)
+            begin, size = (count * filters.products * p.icg * shape.lanes for count in (first, of_chunk))
+            chunk = there[begin : begin + size].reshape(filters.products, -1)
+            for panel in range(0, of_chunk, shape.panel):
+                wide = min(shape.panel, of_chunk - panel) * shape.lanes
+                got = chunk[:, panel * p.icg * shape.lanes :][:, : p.icg * wide].reshape(-1, p.icg, wide)
+                low = (first + panel) * shape.lanes
+                expected = wanted[:, group, low : low + wide].transpose(0, 2, 1)
+                assert_allclose(got[..., : expected.shape[2]], expected, rtol=2 * np.finfo(dtype).eps, atol=1e-12)
+                assert not got[..., expected.shape[2] :].any()
 
 
 # ------------------------------------------------------------------------------------------------------------ the rest
@@ -272,11 +316,15 @@ def test_scratch_is_a_few_blocks_however_large_the_image():
     assert one.panel_bytes == 0
 
 
-@pytest.mark.parametrize(
-    "text", ["mb1ic64ih56oc64kh3ph1", "mb1ic96ih27oc256kh5ph2_nhwc", "mb1ic128ih17iw17oc128oh17ow17kh1kw7ph0pw3"]
-)
-def test_auto_leaves_them_until_asked_for(text):
-    assert not nc.plan(text).algorithm.startswith("winograd")
+def test_auto_takes_what_the_accuracy_admits():
+    text, small = "mb1ic128ih56oc256kh3ph1_nhwc", "mb1ic8ih56oc64kh3ph1_nhwc"
+    assert nc.plan(text).algorithm == "winograd-f4"
+    assert nc.plan(text, accuracy="strict").algorithm == "winograd-f2x4"
+    assert not nc.plan(text, accuracy="fma").algorithm.startswith("winograd")
+    assert not nc.plan(small, accuracy="strict").algorithm.startswith("winograd")
+    rows = {row.name: row for row in nc.explain(text, accuracy="strict").rows}
+    assert rows["winograd-f4"].waste == 36 / 144 - 1
+    assert (rows["winograd-f2x4"].admitted, rows["winograd-f4"].admitted) == (True, False)
 
 
 WIDTHS = """

@@ -1,6 +1,5 @@
 """How a Winograd convolution is cut: weights into chunks and panels, tiles into blocks and row groups, scratch.
 
-U of a group    [chunk of output channels][product][panel][input channel][vectors of the panel]
 tiles           blocks of row groups; row groups differ by one tile at most, so two micro-kernels do for all
 scratch         V [product][tile][input channel] · M [product][tile][chunk] · strip [row][pixel][lanes]
 """
@@ -9,12 +8,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from numbaconv.gemm.micro import max_rows
-from numbaconv.lowerings._winograd_points import minimal_filter
 from numbaconv.machine import detect
-from numbaconv.workspace import ALIGNMENT, aligned
+from numbaconv.workspace import ALIGNMENT
 
 FEWEST_TILES, MOST_TILES = 28, 112
 """Of a block, about: as many as L2 holds, but more than a few, or the weights come too often from beyond it."""
@@ -121,25 +117,3 @@ def scratch_of(problem, filters: Filters, blocks: Blocks) -> dict[str, int]:
     size = strip + max(filters.n_h * strip_row, shape.chunk * vector)
     return {"v_row": v_row, "v_step": v_step, "m_at": m_at, "m_row": m_row, "m_step": m_step, "strip": strip,
             "strip_row": strip_row, "scratch_step": _odd_lines(size)}  # fmt: skip
-
-
-def transformed_weights(problem, filters: Filters, w: np.ndarray) -> np.ndarray:
-    """G w G^T, computed in float64 and packed: (groups, bytes' worth of elements)."""
-    p, shape, products = problem, Shape.of(problem), filters.products
-    columns, rows = (np.array(minimal_filter(m, r).g, np.float64) for m, r in (filters[:2], filters[2:]))
-    exact = np.asarray(w, np.float64).reshape(p.oc * p.icg, p.kh, p.kw)
-    u = np.matmul(np.matmul(columns, exact), rows.T).reshape(p.g, p.ocg, p.icg, products).transpose(0, 3, 2, 1)
-    packed = aligned(p.g * products * p.icg * shape.vectors * shape.lanes * p.itemsize).view(p.dtype).reshape(p.g, -1)
-    for group, place in zip(u, packed):
-        for first in range(0, shape.vectors, shape.chunk):
-            end = min(first + shape.chunk, shape.vectors)
-            a_vector = products * p.icg * shape.lanes
-            chunk = place[first * a_vector : end * a_vector].reshape(products, -1)
-            for panel in range(first, end, shape.panel):
-                low, high = (vector * shape.lanes for vector in (panel, min(panel + shape.panel, end)))
-                begin = (panel - first) * p.icg * shape.lanes
-                there = chunk[:, begin : begin + p.icg * (high - low)].reshape(products, p.icg, high - low)
-                channels = group[:, :, low:high]
-                there[:, :, : channels.shape[2]] = channels
-                there[:, :, channels.shape[2] :] = 0
-    return packed

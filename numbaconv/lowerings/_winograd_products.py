@@ -1,7 +1,8 @@
 """The products between the transforms: a tile of M in registers, V broadcast from where it lies.
 
 The same loop as GEMM's micro-kernel, without its epilogue, and with a prefetch of its own: transformed weights are
-larger than L2, and with few tiles they set the pace. So while the last row group uses a panel, the next one is fetched.
+larger than L2, and with few tiles they set the pace. So while the last row group uses a piece of a panel, the next one
+is fetched. A sum over the channels is made in pieces, for the transforms magnify its error and short sums err less.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numbaconv.simd import Lanes, const
 @intrinsic(prefer_literal=True)
 def _products(typingctx, itemsize, lanes, fused, rows, vectors, arguments):
     def codegen(context, builder, signature, args):
-        depth, a, a_row, b, c, c_row, ahead = cgutils.unpack_tuple(builder, args[-1])
+        depth, a, a_row, b, c, c_row, ahead, add = cgutils.unpack_tuple(builder, args[-1])
         v = Lanes(builder, itemsize.literal_value, lanes.literal_value, bool(fused.literal_value))
         a, b, c = (v.pointer(address) for address in (a, b, c))
         across = range(vectors.literal_value)
@@ -37,10 +38,19 @@ def _products(typingctx, itemsize, lanes, fused, rows, vectors, arguments):
                     builder.store(v.fma(element, column, builder.load(cell)), cell)
             builder.store(v.at(a, v.itemsize), a_now)
             builder.store(v.at(b, len(across) * v.bytes), b_now)
-        for i, cells in enumerate(sums):
-            row = v.at(c, builder.mul(c_row, const(i)))
-            for j, cell in enumerate(cells):
-                v.store(builder.load(cell), v.at(row, j * v.bytes), align=v.bytes)
+
+        def put(more):
+            for i, cells in enumerate(sums):
+                row = v.at(c, builder.mul(c_row, const(i)))
+                for j, cell in enumerate(cells):
+                    place, value = v.at(row, j * v.bytes), builder.load(cell)
+                    v.store(builder.fadd(v.load(place, align=v.bytes), value) if more else value, place, align=v.bytes)
+
+        with builder.if_else(builder.icmp_signed("!=", add, const(0))) as (then, otherwise):
+            with then:
+                put(True)
+            with otherwise:
+                put(False)
         return context.get_dummy_value()
 
     return types.void(itemsize, lanes, fused, rows, vectors, arguments), codegen
@@ -48,15 +58,15 @@ def _products(typingctx, itemsize, lanes, fused, rows, vectors, arguments):
 
 @functools.cache
 def products_kernel(itemsize: int, lanes: int, rows: int, vectors: int) -> Native:
-    """``kernel(depth, a, a_row, b, c, c_row, ahead)``: C = A · B for `rows` rows of A and `vectors` vectors of B.
+    """``kernel(depth, a, a_row, b, c, c_row, ahead, add)``: C = A · B, or C += A · B if `add`.
 
-    A row of A is `depth` elements, rows `a_row` bytes apart; B is a packed panel, and what lies `ahead` bytes behind is
-    fetched. Rows of C are `c_row` bytes apart. B and C are aligned to vectors.
+    A has `rows` rows, `a_row` bytes apart, of `depth` elements. B is a packed panel of as many `vectors`, and what lies
+    `ahead` bytes behind is fetched. Rows of C are `c_row` bytes apart. B and C are aligned to vectors.
     """
     fused = int(detect().fma)
 
     @native
-    def kernel(depth, a, a_row, b, c, c_row, ahead):
-        _products(itemsize, lanes, fused, rows, vectors, (depth, a, a_row, b, c, c_row, ahead))
+    def kernel(depth, a, a_row, b, c, c_row, ahead, add):
+        _products(itemsize, lanes, fused, rows, vectors, (depth, a, a_row, b, c, c_row, ahead, add))
 
     return kernel

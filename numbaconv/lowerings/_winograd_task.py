@@ -3,10 +3,11 @@
     for each block of tiles, group, part of the output channels:
         tiles of the input ──B^T x B──► V [product][tile][channel]
         for each chunk of output channels:
-            for each product, panel of weights, row group of tiles:   M [product][tile][chunk] = V · U, as a GEMM's tile
+            for each product, panel of weights, piece of the sum, row group of tiles:
+                M [product][tile][chunk] += V · U, as a GEMM's tile
             M ──A^T m A──► tiles of the output, with bias, residual and activation
 
-Every sum over the channels is one running sum, whatever the division into tasks: so are the bits.
+Every sum over the channels is made of the same pieces, whatever the division into tasks: so are the bits.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ FIELDS = (
     "x", "out", "w", "bias", "limits", "residual", "scratch", "scratch_step",
     "stages", "read", "write", "take", "put", "kernels", "fewest_rows", "zeros", "no_limits", "whole_in", "whole_out",
     "m_h", "m_w", "n_h", "n_w", "tiles_h", "tiles_w", "tiles", "row_groups", "groups_a_block", "blocks", "parts",
-    "inner", "channels", "vectors", "chunk", "panel", "w_group",
+    "inner", "pieces", "channels", "vectors", "chunk", "panel", "w_group",
     "v_row", "v_step", "m_at", "m_row", "m_step", "products", "strip", "strip_row",
     *SIZES, *STEPS,
 )  # fmt: skip
 WINOGRAD = np.dtype([(name, np.int64) for name in FIELDS])
 """Addresses; of the kernels too (`kernels`: of one row of weights' vectors, then of two ...); where no strips are
 needed; outputs and inputs of a tile's sides; tiles and their division into row groups, blocks and parts; a group's
-input and output channels, output vectors, of a chunk, of a panel; a group's weights in bytes; steps of V and M, where
-M and a worker's strip begin in its scratch, a row of a strip; the problem; strides in bytes."""
+input channels, pieces of the sum over them, output channels, output vectors, of a chunk, of a panel; a group's
+weights in bytes; steps of V and M, where M and a worker's strip begin in its scratch, a row of a strip; the problem;
+strides in bytes."""
 
 
 @compiled
@@ -125,16 +127,19 @@ def _stages(itemsize: int, lanes: int) -> tuple[Native, Native, Native]:
             for p in range(0, vectors, g.panel):
                 wide = min(g.panel, vectors - p)
                 kernels = g.kernels + 16 * (wide - 1)
-                for number in range(first_group, end_group):
-                    row = number * g.tiles // g.row_groups
-                    rows = (number + 1) * g.tiles // g.row_groups - row
-                    v = scratch + product * g.v_step + (row - first_tile) * g.v_row
-                    m = scratch + g.m_at + product * g.m_step + (row - first_tile) * g.m_row + p * vector
-                    last = first_group < number and number + 1 == end_group
-                    ahead = wide * vector * (max(AHEAD, g.inner) if last else AHEAD)
-                    invoke(load_i64(kernels + 8 * (rows - g.fewest_rows)),
-                           (g.inner, v, g.v_row, weights, m, g.m_row, ahead))  # fmt: skip
-                weights += wide * vector * g.inner
+                for piece in range(g.pieces):
+                    c = piece * g.inner // g.pieces
+                    depth = (piece + 1) * g.inner // g.pieces - c
+                    for number in range(first_group, end_group):
+                        row = number * g.tiles // g.row_groups
+                        rows = (number + 1) * g.tiles // g.row_groups - row
+                        v = scratch + product * g.v_step + (row - first_tile) * g.v_row + c * itemsize
+                        m = scratch + g.m_at + product * g.m_step + (row - first_tile) * g.m_row + p * vector
+                        last = first_group < number and number + 1 == end_group
+                        ahead = wide * vector * (max(AHEAD, depth) if last else AHEAD)
+                        invoke(load_i64(kernels + 8 * (rows - g.fewest_rows)),
+                               (depth, v, g.v_row, weights, m, g.m_row, ahead, piece))  # fmt: skip
+                    weights += wide * vector * depth
 
     @native
     def write(address, group, first, end, chunk, scratch):

@@ -21,12 +21,19 @@ import numpy as np
 
 from numbaconv.geometry import copy_records
 from numbaconv.lowering import LIMITS, YES, Lowering, Support
-from numbaconv.lowerings._winograd_division import Blocks, Filters, Shape, scratch_of, transformed_weights
+from numbaconv.lowerings._winograd_division import Blocks, Filters, Shape, scratch_of
 from numbaconv.lowerings._winograd_products import products_kernel
 from numbaconv.lowerings._winograd_strips import putting_kernel, taking_kernel, way_of
 from numbaconv.lowerings._winograd_task import SIZES, WINOGRAD, stage_addresses, winograd_task
 from numbaconv.lowerings._winograd_transform import reading_kernel, writing_kernel
+from numbaconv.lowerings._winograd_weights import transformed_weights
+from numbaconv.request import ADMITTED
 from numbaconv.workspace import address_of
+
+PIECES = (64, 32, 16)
+"""Terms of a sum before it is added to the others; shorter ones err less and cost more."""
+TRANSFORMS = 8
+"""Their error is that of so many terms of a sum."""
 
 
 class Winograd(Lowering, abstract=True):
@@ -34,7 +41,7 @@ class Winograd(Lowering, abstract=True):
 
     kernels: ClassVar[tuple[tuple[int, int], ...]] = ((3, 3),)
     tile: ClassVar[tuple[int, int]]
-    errors: ClassVar[tuple[float, float]]
+    error: ClassVar[float]
     family = "winograd"
     paper = "Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308 (2015)"
 
@@ -53,23 +60,40 @@ class Winograd(Lowering, abstract=True):
             return Support(f"it shares products between neighbouring taps: dilation 1 only, not {p.dh}x{p.dw}")
         return YES
 
+    def pieces(self, problem, request) -> int:
+        """Of a sum over the channels: the fewest whose error the accuracy admits, or else the most."""
+        counts = [-(-problem.icg // depth) for depth in PIECES]
+        limit = ADMITTED[request.accuracy]
+        return next((count for count in counts if self.error_of(problem, count) <= limit), counts[-1])
+
+    def error_of(self, problem, pieces: int) -> float:
+        """Errors grow with the root of a running sum's terms: here a piece's, and then the pieces."""
+        terms = problem.icg / pieces + pieces + TRANSFORMS
+        return self.magnified(problem) * (terms / problem.icg) ** 0.5
+
+    def magnified(self, problem) -> float:
+        """How many times the transforms magnify an error, measured, and a tenth more."""
+        return self.error
+
     def error_bound(self, problem, request):
-        """Measured; least with many channels, whose sums err by more than the transforms."""
-        always, alone = self.errors_of(problem)
-        return always + alone / problem.icg**0.5
+        return self.error_of(problem, self.pieces(problem, request))
 
     def share_of_peak(self, problem):
-        return 0.01  # out of `auto`'s sight: it does not look at error bounds yet
-
-    def errors_of(self, problem) -> tuple[float, float]:
-        """Factors on the direct method's error: with very many channels, and what is added with one."""
-        return self.errors
+        """The transforms cost a tile's element as much as so many multiply-adds of vectors."""
+        p, shape = problem, Shape.of(problem)
+        transform = 10 if p.layout == "nhwc" else 15
+        filled = p.ocg / (shape.vectors * shape.lanes)
+        return filled / (1.07 + transform * (1 / p.ocg + 1 / p.icg))
 
     def multiply_adds(self, problem) -> int:
         """Of the products between the transforms."""
         filters = self.filters(problem)
         rows, columns = filters.tiles(problem)
         return problem.mb * rows * columns * filters.products * problem.icg * problem.oc
+
+    def preparing_bytes(self, problem):
+        """New memory is several times as slow to write as old."""
+        return problem.weight_bytes * (1 + 4 * self.filters(problem).products // (problem.kh * problem.kw))
 
     def lowering_bytes(self, problem, request):
         return _sizes(self.filters(problem), problem, request.num_threads)[1] if problem.mb else 0
@@ -80,7 +104,7 @@ class Winograd(Lowering, abstract=True):
         return grown * problem.oc * problem.icg * problem.itemsize
 
     def prepare_weights(self, problem, request, w):
-        return transformed_weights(problem, self.filters(problem), w)
+        return transformed_weights(problem, self.filters(problem), w, request.num_threads)
 
     def run(self, ctx, x, prepared, out):
         p, residual = ctx.problem, ctx.residual
@@ -90,7 +114,8 @@ class Winograd(Lowering, abstract=True):
         last = not apart  # bias, residual and limits go into the last store
         added = residual if last else None
         strides = x.strides, out.strides, (0,) * 4 if added is None else added.strides
-        tasks, size, template, constants = _setup(self.filters(p), p, ctx.threads, *strides)
+        pieces = self.pieces(p, ctx.request)
+        tasks, size, template, constants = _setup(self.filters(p), pieces, p, ctx.threads, *strides)
         record, scratch = copy_records(template), ctx.take("blocks of tiles", (size,), np.uint8)
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
         bias = ctx.bias if last and ctx.bias is not None else constants[0]
@@ -111,7 +136,7 @@ def _sizes(filters: Filters, problem, threads: int) -> tuple[int, int]:
 
 
 @functools.lru_cache(1024)
-def _setup(filters: Filters, problem, threads: int, x_strides, o_strides, r_strides):
+def _setup(filters: Filters, pieces: int, problem, threads: int, x_strides, o_strides, r_strides):
     """(number of tasks, bytes of scratch, record without a call's addresses, what the record points at)."""
     p, size, shape, blocks = problem, problem.itemsize, Shape.of(problem), Blocks.of(problem, filters, threads)
     way_in, way_out = way_of(x_strides, size), way_of(o_strides, size)
@@ -132,7 +157,7 @@ def _setup(filters: Filters, problem, threads: int, x_strides, o_strides, r_stri
         "m_h": filters.m_h, "m_w": filters.m_w, "n_h": filters.n_h, "n_w": filters.n_w, "tiles_h": rows,
         "tiles_w": columns, "tiles": blocks.tiles, "row_groups": blocks.groups,
         "groups_a_block": blocks.groups_a_block, "blocks": blocks.blocks, "parts": blocks.parts, "inner": p.icg,
-        "channels": p.ocg, "vectors": shape.vectors, "chunk": shape.chunk, "panel": shape.panel,
+        "pieces": pieces, "channels": p.ocg, "vectors": shape.vectors, "chunk": shape.chunk, "panel": shape.panel,
         "w_group": shape.vectors * shape.lanes * p.icg * filters.products * size, "products": filters.products,
         **scratch_of(p, filters, blocks), **{name: getattr(p, name) for name in SIZES},
     }  # fmt: skip
@@ -151,37 +176,37 @@ def _setup(filters: Filters, problem, threads: int, x_strides, o_strides, r_stri
 class WinogradF2(Winograd):
     """16 products for 36."""
 
-    name, tile, errors = "winograd-f2", (2, 2), (0.75, 1.9)
+    name, tile, error = "winograd-f2", (2, 2), 0.82
 
 
 class WinogradF4(Winograd):
     """36 products for 144."""
 
-    name, tile, errors = "winograd-f4", (4, 4), (2.1, 6.3)
+    name, tile, error = "winograd-f4", (4, 4), 2.4
 
 
 class WinogradF2x4(Winograd):
     """24 products for 72; fewer weights than for F4, and tiles that waste less on small maps."""
 
-    name, tile, errors = "winograd-f2x4", (2, 4), (1.4, 3.4)
+    name, tile, error = "winograd-f2x4", (2, 4), 1.42
 
 
 class WinogradF1x4(Winograd):
     """18 products for 36; for maps as small as 7x7 with very many channels."""
 
-    name, tile, errors = "winograd-f1x4", (1, 4), (1.0, 3.0)
+    name, tile, error = "winograd-f1x4", (1, 4), 1.1
 
 
 class WinogradF2For5(Winograd):
     """36 products for 100."""
 
-    name, kernels, tile, errors = "winograd-f2-5", ((5, 5),), (2, 2), (1.6, 4.6)
+    name, kernels, tile, error = "winograd-f2-5", ((5, 5),), (2, 2), 1.65
 
 
 class WinogradF4For5(Winograd):
     """64 products for 400."""
 
-    name, kernels, tile, errors = "winograd-f4-5", ((5, 5),), (4, 4), (6.3, 17.0)
+    name, kernels, tile, error = "winograd-f4-5", ((5, 5),), (4, 4), 6.0
 
 
 class Winograd1D(Winograd):
@@ -190,11 +215,11 @@ class Winograd1D(Winograd):
     name = "winograd-1d"
     kernels = ((1, 3), (3, 1), (1, 5), (5, 1), (1, 7), (7, 1))
     outputs: ClassVar[dict[int, int]] = {3: 4, 5: 2, 7: 2}
-    errors_by_taps: ClassVar[dict[int, tuple[float, float]]] = {3: (1.8, 3.4), 5: (1.5, 4.6), 7: (2.8, 7.6)}
+    errors: ClassVar[dict[int, float]] = {3: 1.75, 5: 1.45, 7: 2.7}
 
     def filters(self, problem):
         p, m = problem, self.outputs[max(problem.kh, problem.kw)]
         return Filters(1, 1, m, p.kw) if p.kh == 1 else Filters(m, p.kh, 1, 1)
 
-    def errors_of(self, problem):
-        return self.errors_by_taps[max(problem.kh, problem.kw)]
+    def magnified(self, problem):
+        return self.errors[max(problem.kh, problem.kw)]
