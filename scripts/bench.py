@@ -5,6 +5,7 @@
     python scripts/bench.py patches --num-threads 1 2
     python scripts/bench.py conv --networks resnet50 --peers torch-cl ncnn --json results.json
     python scripts/bench.py conv --networks resnet50 --match kh3sh1 --algorithms im2col --peers
+    python scripts/bench.py regret --networks alexnet vgg16 resnet50 --num-threads 1 2 --json regret.json
 
 Every result is checked before anything is timed. The contenders of a row take turns in bursts, with equal threads, on
 random normal data; speeds are by the median call unless told otherwise, with the fastest call's in brackets. Ends
@@ -22,11 +23,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numba
+
 from numbaconv import probes
-from numbaconv.bench import micro, ours, patches, report, suites
+from numbaconv.bench import micro, ours, patches, regret, report, suites
 from numbaconv.bench.conv_peers import CONV_PEERS
 from numbaconv.bench.peers import GEMM_PEERS, Peer, choose
 from numbaconv.errors import NumbaconvError
+from numbaconv.layouts import LAYOUTS
 from numbaconv.machine import default_threads, detect
 from numbaconv.problem import ConvProblem
 
@@ -42,13 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--num-threads", type=positive, nargs="+", metavar="T", help="one table for each; default: all")
+    timing = argparse.ArgumentParser(add_help=False)
+    timing.add_argument("--num-threads", type=positive, nargs="+", metavar="T", help="one table for each; default: all")
+    timing.add_argument("--rounds", type=positive, default=5, help="bursts of each contender in a row (default 5)")
+    timing.add_argument("--seconds", type=float, default=8.0, help="time for a row (default 8)")
+    timing.add_argument("--statistic", choices=["median", "lower_quartile", "min"], default="median")
+    timing.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    common = argparse.ArgumentParser(add_help=False, parents=[timing])
     common.add_argument("--peers", nargs="*", metavar="NAME", help="default: all that can be imported")
-    common.add_argument("--rounds", type=positive, default=5, help="bursts of each contender in a row (default 5)")
-    common.add_argument("--seconds", type=float, default=8.0, help="time for a row (default 8)")
-    common.add_argument("--statistic", choices=["median", "lower_quartile", "min"], default="median")
-    common.add_argument("--json", type=Path, metavar="FILE", help="write everything measured to FILE")
+    layers = argparse.ArgumentParser(add_help=False)
+    layers.add_argument("--networks", nargs="+", metavar="NAME", default=["alexnet", "vgg16", "resnet50"])
+    layers.add_argument("--problems", nargs="+", metavar="DESCRIPTOR", help="these convolutions instead of networks")
+    layers.add_argument(
+        "--match", type=re.compile, default="", metavar="REGEX", help="those whose descriptor contains it"
+    )
+    layers.add_argument("--mb", type=positive, default=1, help="images (default 1)")
+    layers.add_argument("--layout", choices=LAYOUTS, default="nchw", help="memory order of ours (default nchw)")
     top = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = top.add_subparsers(required=True)
 
@@ -68,16 +81,17 @@ def parser() -> argparse.ArgumentParser:
     copies = commands.add_parser("patches", parents=[common], help="im2col's copying, against the machine's")
     copies.set_defaults(run=run_patches)
 
-    conv = commands.add_parser("conv", parents=[common], help="convolutions")
-    conv.add_argument("--networks", nargs="+", metavar="NAME", default=["alexnet", "vgg16", "resnet50"])
-    conv.add_argument("--problems", nargs="+", metavar="DESCRIPTOR", help="these convolutions instead of networks")
-    conv.add_argument(
-        "--match", type=re.compile, default="", metavar="REGEX", help="those whose descriptor contains it"
-    )
-    conv.add_argument("--mb", type=positive, default=1, help="images (default 1)")
-    conv.add_argument("--layout", choices=["nchw", "nhwc"], default="nchw", help="memory order of ours (default nchw)")
+    conv = commands.add_parser("conv", parents=[common, layers], help="convolutions")
     conv.add_argument("--algorithms", nargs="+", metavar="NAME", default=["auto"], help="ours to time (default auto)")
     conv.set_defaults(run=run_conv)
+
+    choices = commands.add_parser(
+        "regret", parents=[timing, layers], help="what auto's choices cost against the best that is measured"
+    )
+    choices.add_argument(
+        "--factor", type=float, default=3.0, help="time those predicted within this factor of the best (default 3)"
+    )
+    choices.set_defaults(run=run_regret)
     return top
 
 
@@ -124,19 +138,48 @@ def run_gemm(options: argparse.Namespace) -> int:
 
 def run_conv(options: argparse.Namespace) -> int:
     peers, missing = choose(CONV_PEERS, options.peers)
-    if options.problems:
-        problems = [(ConvProblem.parse(text), 1) for text in options.problems]
-    else:
-        problems = suites.conv_problems(options.networks, options.mb, options.layout)
+    problems = chosen_problems(options)
 
     def rows(threads: int) -> Iterator[report.Row]:
         for problem, count in problems:
             yield suites.conv_row(problem, peers, threads, options.algorithms, count, **options.timing)
 
-    problems = [(problem, count) for problem, count in problems if re.search(options.match, str(problem))]
     contenders = [*map(ours.conv_name, options.algorithms), *(peer.name for peer in peers)]
     width = max((len(str(problem)) for problem, _ in problems), default=0)
     return run(options, peers, missing, contenders, rows, width)
+
+
+def chosen_problems(options: argparse.Namespace) -> list[tuple[ConvProblem, int]]:
+    """The convolutions asked for, and how many layers each stands for."""
+    if options.problems:
+        problems = [(ConvProblem.parse(text), 1) for text in options.problems]
+    else:
+        problems = suites.conv_problems(options.networks, options.mb, options.layout)
+    return [(problem, count) for problem, count in problems if re.search(options.match, str(problem))]
+
+
+def run_regret(options: argparse.Namespace) -> int:
+    problems = chosen_problems(options)
+    width = max((len(str(problem)) for problem, _ in problems), default=0)
+    describe_machine()
+    print(f"\n{regret.header(width)}")
+    layers = []
+    for threads in options.num_threads or [default_threads()]:
+        for problem, count in problems:
+            layers.append(regret.measure(problem, threads, count, options.factor, **options.timing))
+            print(regret.line(layers[-1], width), flush=True)
+    print(f"\n{regret.text(layers)}")
+    if options.json:
+        options.json.write_text(json.dumps(regret.as_json(layers, [f"numba {numba.__version__}"]), indent=1))
+    return int(any(layer.wrong for layer in layers))
+
+
+def describe_machine(versions: Sequence[str] = ()) -> None:
+    machine = detect()
+    print(f"{machine.cpu_name} ({machine.llvm_name}), {machine.cores} cores, {machine.vector_bits}-bit vectors")
+    print(", ".join([f"Python {platform.python_version()}", *dict.fromkeys(versions)]))
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
+        print(f"other processes keep {load:.1f} cores busy: expect low figures, and lowest for who waits by spinning")
 
 
 def run(
@@ -149,11 +192,7 @@ def run(
 ) -> int:
     """Print rows as they are measured, then summaries; write the JSON file."""
     versions = [peer.version() for peer in peers]
-    machine = detect()
-    print(f"{machine.cpu_name} ({machine.llvm_name}), {machine.cores} cores, {machine.vector_bits}-bit vectors")
-    print(f"Python {platform.python_version()}, {', '.join(dict.fromkeys(versions))}")
-    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.5:
-        print(f"other processes keep {load:.1f} cores busy: expect low figures, and lowest for who waits by spinning")
+    describe_machine(versions)
     for name, reason in missing.items():
         print(f"{name} is not timed: {reason}")
     rows, ceilings = [], {}

@@ -132,8 +132,8 @@ def timed(monkeypatch):
     """No time passes: every contender takes a second; the calls that were to be timed are kept."""
     seen = {}
 
-    def burst(calls, rounds, budget_s):
-        seen.update(calls=calls, rounds=rounds, budget=budget_s)
+    def burst(calls, rounds, pause, budget_s):
+        seen.update(calls=calls, rounds=rounds, pause=pause, budget=budget_s)
         return {name: Sample((1.0, 2.0, 3.0), 9.0) for name in calls}
 
     monkeypatch.setattr(suites, "burst", burst)
@@ -165,6 +165,9 @@ def test_conv_row(timed, monkeypatch):
     assert (row.flops, row.count) == (PROBLEMS[0].flops, 4)
     assert list(row.samples) == ["numbaconv", "numbaconv im2col", "right"]
     assert row.absent == {"absent": "does not pad"}
+    assert timed["pause"] == suites.PAUSE
+    suites.conv_row(PROBLEMS[0], [], 1)
+    assert timed["pause"] == suites.OWN_PAUSE  # nobody else's threads to wait for
     assert row.stages["right"] == {"lower": 2.0}
     assert list(row.wrong) == ["wrong"]
 

@@ -18,7 +18,7 @@ LEVELS = [
     "gemm",
     "accounts lowering lowering_cuda registry lift lift_cuda division",
     "lowerings",
-    "arrays product_plans products products_cuda dense select plan plan_cuda plan_hybrid",
+    "arrays product_plans products products_cuda dense select find_database measured plan plan_cuda plan_hybrid",
     "api layers explanation",
     "networks bench ladder testing teach warmup",
     "numbaconv",  # the public names

@@ -10,7 +10,7 @@ from statistics import median
 from numbaconv.bench import ours
 from numbaconv.bench.contender import Contender, Reference, WrongResult, conv_reference, gemm_reference, normal
 from numbaconv.bench.peers import ConvPeer, GemmPeer
-from numbaconv.bench.report import Row
+from numbaconv.bench.report import Row, is_ours
 from numbaconv.errors import NumbaconvError, UnsupportedProblem
 from numbaconv.networks import layers
 from numbaconv.problem import ConvProblem
@@ -19,6 +19,8 @@ from numbaconv.timing import burst
 __all__ = ["GEMM_SHAPES", "conv_problems", "conv_row", "gemm_row"]
 
 Maker = Callable[[], Contender]
+PAUSE, OWN_PAUSE = 0.06, 0.002
+"""Seconds until other libraries' idle threads sleep; ours spin for 0.1 ms only."""
 
 GEMM_SHAPES = [
     (1024, 1024, 1024),
@@ -125,7 +127,9 @@ def _contest(row: Row, reference: Reference, makers: dict[str, Maker], rounds: i
             row.absent[name] = str(refusal)
         except (WrongResult, NumbaconvError) as failure:
             row.wrong[name] = str(failure)
-    row.samples |= burst({name: contender.call for name, contender in ready.items()}, rounds, budget_s=seconds)
+    pause = OWN_PAUSE if all(map(is_ours, ready)) else PAUSE
+    calls = {name: contender.call for name, contender in ready.items()}
+    row.samples |= burst(calls, rounds, pause=pause, budget_s=seconds)
     for name, contender in ready.items():
         row.stages |= {name: {stage: median(times) for stage, times in contender.stages.items()}}
     return row
