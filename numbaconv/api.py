@@ -59,7 +59,9 @@ def conv2d(
         Four are (top, left, bottom, right).
     groups : int
     algorithm : str or Lowering
-        ``"auto"``, a name (``list_lowerings()``), a name with parameters (``"im2col:batching=image"``), an instance.
+        ``"auto"`` (the fastest by prediction), ``"measure"`` (the fastest of those that are timed when a problem is
+        first seen, and remembered), a name (``list_lowerings()``), a name with parameters
+        (``"im2col:batching=image"``), an instance.
     device : {None, "cpu", "cuda", "cuda:1", "cpu+cuda"}
         None: where x lives. Host arrays are copied to a GPU and the result back; an array on a GPU stays there, and so
         does its result (see ``devices.array.DeviceArray``). "cpu+cuda" divides a batch between both.

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from numbaconv.api import as_problem, make_request
 from numbaconv.devices import cuda as cuda_devices
 from numbaconv.errors import DeviceUnavailable
 from numbaconv.gemm.cuda_plan import arithmetic_for
 from numbaconv.lowering import GemmCall
+from numbaconv.measured import known
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import broken
 from numbaconv.request import Epilogue, Request
@@ -25,6 +26,7 @@ class Row:
     """What ``explain`` says of one lowering: ``runs``, ``reason`` when not, bytes, multiply-adds, predicted seconds.
 
     ``waste`` is its multiply-adds beyond the direct method's, as a part of those; negative where some are saved.
+    ``measured`` are the seconds that ``algorithm="measure"`` remembers, if it does.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Row:
     bytes_moved: int = 0
     waste: float = 0.0
     admitted: bool = True
+    measured: float | None = None
 
     @property
     def workspace_bytes(self) -> int:
@@ -80,9 +83,14 @@ class Explanation:
                 lines += _folded(f"{row.name:<{width}} refused: ", row.reason)
                 continue
             numbers = (f"{row.name:<{width}} {row.lowering_bytes:>12,} {row.panel_bytes:>11,} {row.bytes_moved:>13,} "
-                       f"{row.macs / 1e6:>9.1f} {row.waste:>7.1%} {row.seconds * 1e3:>8.2f} ms  ")  # fmt: skip
+                       f"{row.macs / 1e6:>9.1f} {row.waste:>7.1%} {_milliseconds(row)} ")  # fmt: skip
             lines += _folded(numbers, row.products.replace(" ", "\xa0").replace(",\xa0", ", "))
         return "\n".join([*lines, *self.notes])
+
+
+def _milliseconds(row: Row) -> str:
+    """The time of a lowering, with a star where it was measured."""
+    return f"{row.seconds * 1e3:>8.2f} ms " if row.measured is None else f"{row.measured * 1e3:>8.2f} ms*"
 
 
 def _folded(first: str, text: str) -> list[str]:
@@ -103,6 +111,8 @@ def explain(
 ) -> Explanation:
     """What every lowering would do with a problem: runs or refused because ..., bytes, multiply-adds, predicted time.
 
+    A time that ``algorithm="measure"`` remembers stands in the place of the predicted one.
+
     Parameters
     ----------
     problem : ConvProblem or str
@@ -114,11 +124,14 @@ def explain(
     if "+" in request.device:
         raise DeviceUnavailable("explain: ask for 'cpu' and 'cuda' apart; 'cpu+cuda' gives each its best lowering")
     answers = candidates(problem, request)
-    rows = tuple(_row(answer, problem) for answer in answers)
+    remembered = known(problem, request)
+    times = remembered.times if remembered else {}
+    rows = tuple(replace(_row(answer, problem), measured=times.get(answer.lowering.spec)) for answer in answers)
     able = [row for row in rows if row.runs and row.admitted]
     fitting = [row for row in able if max_workspace is None or row.workspace_bytes <= max_workspace]
     notes = [f"plug-in {name} is broken: {error}" for name, error in broken.items()]
     notes += _precision_notes(problem, request)
+    notes += [f"* measured, not predicted; measure: {remembered.chosen}"] if remembered else []
     return Explanation(problem, request, fitting[0].name if fitting else "none", rows, tuple(notes))
 
 

@@ -140,8 +140,11 @@ def make_plan(problem: ConvProblem, algorithm: str | Lowering, request: Request)
         from numbaconv.plan_hybrid import hybrid_plan
 
         return hybrid_plan(problem, algorithm, request)
-    automatic = algorithm in ("auto", "measure") if isinstance(algorithm, str) else False
-    return _planned(problem, None if automatic else make_lowering(algorithm), request)
+    if algorithm == "measure":
+        from numbaconv.measured import fastest
+
+        algorithm = fastest(problem, request)
+    return _planned(problem, None if algorithm == "auto" else make_lowering(algorithm), request)
 
 
 class Handle:

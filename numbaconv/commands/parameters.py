@@ -155,7 +155,7 @@ algorithm_option = click.option(
     metavar="A",
     default="auto",
     show_default=True,
-    help="A lowering (see `numbaconv list`), with parameters if wanted: im2col:batching=image.",
+    help="auto, measure, or a lowering (see `numbaconv list`), with parameters if wanted: im2col:batching=image.",
 )
 json_option = click.option(
     "--json", "json_file", type=Parsed("file", _writable), metavar="FILE", help="Write everything measured to FILE."

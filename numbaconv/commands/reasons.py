@@ -7,6 +7,7 @@ from numbaconv.accounts import GemmCall, plan_of
 from numbaconv.explanation import explain
 from numbaconv.gemm.dot import MOST_COLUMNS
 from numbaconv.lowering_cuda import plan_of as device_plan
+from numbaconv.measured import known
 from numbaconv.networks import Layer
 from numbaconv.plan import make_plan
 from numbaconv.problem import ConvProblem
@@ -45,6 +46,11 @@ def of_problem(
             f"{row.name} {row.seconds * 1e3:.2f} ms predicted" if row.runs else f"{row.name} refused: {row.reason}"
             for row in explain(problem, device=device, num_threads=num_threads).rows
         )
+    elif asked == "measure":
+        found = known(problem, Request(device, num_threads, epilogue=Epilogue(bias=True)))
+        times = found.times if found else {}
+        measured = [f"{spec} {seconds * 1e3:.2f} ms measured" for spec, seconds in times.items() if seconds is not None]
+        reason = "; ".join(measured) or "nothing else is predicted to come near it"
     else:
         reason = f"asked for as {asked!r}"
     return f"{name}{algorithm}{_products(problem, algorithm, num_threads, device)}; {reason}"
