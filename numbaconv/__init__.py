@@ -17,6 +17,7 @@ from numbaconv.explanation import explain
 from numbaconv.gemm import Blocking, PackedMatrix
 from numbaconv.layers import Conv2d, Linear
 from numbaconv.lowering import Lowering
+from numbaconv.network_plan import plan_network
 from numbaconv.problem import ConvProblem
 from numbaconv.products import gemm
 from numbaconv.registry import list_lowerings, register
@@ -51,6 +52,7 @@ __all__ = [
     "linear",
     "list_lowerings",
     "plan",
+    "plan_network",
     "prepack_a",
     "prepack_b",
     "register",

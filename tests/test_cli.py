@@ -253,7 +253,7 @@ def test_time(tmp_path):
     written = json.loads((tmp_path / "t.json").read_text())
     for row, kept in zip(rows, written["rows"], strict=False):
         shown = [
-            kept["layer"], kept["algorithm"], f"{kept['min_ms']:.3f}", f"{kept['median_ms']:.3f}",
+            kept["layer"], kept["algorithm"], _layout(kept), f"{kept['min_ms']:.3f}", f"{kept['median_ms']:.3f}",
             f"{kept['gflops']:.1f}", f"{kept['gflops'] / 100:.1%}", output.size(kept["workspace_bytes"]),
             f"{kept['first_call_ms']:.3f}",
         ]  # fmt: skip
@@ -268,6 +268,31 @@ def test_time(tmp_path):
     assert written["run"]["network"] == "tiny"
     assert written["forward"] == []
     assert "forward pass" not in printed
+
+
+def _layout(kept) -> str:
+    if kept["kind"] == "fc":
+        return "-"
+    return kept["layout"] if kept["reads"] == kept["layout"] else f"{kept['reads']}>{kept['layout']}"
+
+
+def test_time_in_layouts_chosen_layer_by_layer(tmp_path, monkeypatch):
+    """The second layer reads what the first one made across; both are checked as ever."""
+    chosen = {"conv1": ("nchw", "nhwc"), "conv2": ("nhwc", "nchw")}
+
+    def shortest(costs, starts, ends):
+        assert (list(starts), ends) == (["nchw"], {"nchw": 0.0, "nhwc": 0.0})  # whatever the last one makes
+        return ["nchw", *(own for _, own in chosen.values())]
+
+    monkeypatch.setattr("numbaconv.network_plan.shortest", shortest)
+    options = ["--iterations", 1, "--algorithm", "im2col", "--json", tmp_path / "t.json"]
+    rows = {row[0]: row for row in table_of(works("time", "tiny", *options), "layer")}
+    assert [rows[name][2] for name in ("conv1", "conv2", "fc3")] == ["nchw>nhwc", "nhwc>nchw", "-"]
+    written = json.loads((tmp_path / "t.json").read_text())
+    assert {row["layer"]: (row["reads"], row["layout"]) for row in written["rows"][:2]} == chosen
+    assert written["run"]["layout"] is None
+    rows = {row[0]: row for row in table_of(works("time", "tiny", "--layout", "nhwc", *options), "layer")}
+    assert [rows[name][2] for name in ("conv1", "conv2", "fc3")] == ["nhwc", "nhwc", "-"]
 
 
 @pytest.mark.parametrize("place", ["before", "behind"])

@@ -292,7 +292,7 @@ def test_time(emulate, tmp_path):
                     "--json", tmp_path / "t.json")  # fmt: skip
     assert printed.startswith(f"{NOTE}tiny, mb 1, {WHERE}, 2 iterations\n")
     rows = cells(printed, "layer")
-    assert rows["layer"] == ["lowering", "min ms", "median ms", "GFLOP/s", "workspace", "first call ms"]
+    assert rows["layer"] == ["lowering", "layout", "min ms", "median ms", "GFLOP/s", "workspace", "first call ms"]
     assert [rows[name][0] for name in ("first", "second")] == ["direct", "direct"]
     assert "first: direct without products; asked for as 'direct'" in printed
     assert "third: " in printed
@@ -323,7 +323,7 @@ def test_time_with_a_peer(emulate, monkeypatch, tmp_path):
                     "--json", tmp_path / "t.json")  # fmt: skip
     rows = cells(printed, "layer")
     place = rows["layer"].index("torch (cuDNN) ms")
-    assert place == 3
+    assert place == 4
     assert rows["first"][place] != "-"
     assert rows["second"][place] == "-"
     assert peer.made == [(False, "relu")]

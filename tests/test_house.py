@@ -20,7 +20,7 @@ LEVELS = [
     "lowerings",
     "arrays product_plans products products_cuda dense select find_database measured plan plan_cuda plan_hybrid",
     "api layers explanation",
-    "networks bench ladder testing teach warmup",
+    "networks network_plan planned_network bench ladder testing teach warmup",
     "numbaconv",  # the public names
     "cli commands",
 ]

@@ -106,6 +106,27 @@ def test_iterations_are_passes_over_all_layers(monkeypatch):
     assert order[-12:] == [name for names in turned for name in names]
 
 
+@pytest.mark.parametrize("own", ["nchw", "nhwc"])
+def test_an_input_lies_as_it_was_made(monkeypatch, own):
+    """In the order that is given; the layer's own order says how its result lies."""
+    seen = []
+
+    def call(self, x, out):
+        seen.append((x.strides, out.strides))
+        return real(self, x, out=out)
+
+    real = network.Handle.__call__
+    monkeypatch.setattr(network.Handle, "__call__", call)
+    (layer,) = table(mb=1, layout=own)[:1]
+    (row,) = time_layers([layer], 1, "im2col", num_threads=1, reads=["nhwc"])
+    p = layer.problem
+    taken = {"nchw": (1, p.iw * p.ic, p.ic), "nhwc": (p.iw * p.ic, p.ic, 1)}[own]  # elements, by its own axes
+    made = {"nchw": (p.oc, p.oh, p.ow), "nhwc": (p.oh, p.ow, p.oc)}[own]
+    assert {tuple(step // p.itemsize for step in x[1:]) for x, _ in seen} == {taken}
+    assert {out[1:] for _, out in seen} == {np.empty(made, p.dtype).strides}
+    assert row.reads == "nhwc"
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -24,6 +24,7 @@ from numbaconv.bench.place import Place, place_of
 from numbaconv.bench.spot import random_normal, spot_check
 from numbaconv.errors import UnsupportedProblem
 from numbaconv.layers import Linear
+from numbaconv.network_plan import plan_network, refusals_of
 from numbaconv.networks import Layer
 from numbaconv.networks.alexnet import AlexNet
 from numbaconv.plan import Handle
@@ -36,6 +37,7 @@ __all__ = [
     "PreparedLayer",
     "StageTime",
     "bytes_of",
+    "in_chosen_layouts",
     "prepare_layer",
     "seconds_by_kind",
     "steps",
@@ -64,6 +66,8 @@ class LayerTime:
         Scratch of a run; memory that prepared weights keep besides the weights.
     peers : dict of str to Sample
         Other libraries' runs, in the same passes.
+    reads : str
+        The memory order in which the input lay; the output lay in the problem's.
     """
 
     layer: Layer
@@ -74,6 +78,7 @@ class LayerTime:
     workspace_bytes: int
     prepared_bytes: int
     peers: dict[str, Sample] = field(default_factory=dict)
+    reads: str = ""
 
     @property
     def gflops(self) -> float:
@@ -164,6 +169,7 @@ def time_layers(
     num_threads: int | None = None,
     tick: Tick = lambda: None,
     device: str = "cpu",
+    reads: Sequence[str] | None = None,
 ) -> list[LayerTime]:
     """Time layers on random normal data, each checked at some elements first; bias and ReLU are in the last store.
 
@@ -181,6 +187,8 @@ def time_layers(
         never inside what is timed; oftener where peers take part.
     device : str
         "cpu", "cuda" or "cuda:1".
+    reads : sequence of str, optional
+        The memory order in which each layer's input lies; the layer's own, unless given.
 
     Raises
     ------
@@ -194,7 +202,8 @@ def time_layers(
     rivals = device_peers(place)
     for layer in layers:
         if layer.kind == "conv":
-            _refuse_early(layer, algorithm, num_threads, device)
+            with refusals_of(layer):  # before anything is computed
+                _handle(layer, algorithm, num_threads, device)
     rng = np.random.default_rng(0)
     dtype = layers[0].problem.dtype
     itemsize = np.dtype(dtype).itemsize
@@ -202,8 +211,8 @@ def time_layers(
     results = np.empty(max(layer.problem.output_bytes for layer in layers) // itemsize, dtype)
     there, made = place.put(images), place.put(results)
     calls: dict[tuple[str, str], Callable[[], object]] = {}
-    kept: list[tuple[PreparedLayer, float, float]] = []
-    for layer in layers:
+    kept: list[tuple[PreparedLayer, float, float, str]] = []
+    for layer, order in zip(layers, reads or [layer.problem.layout for layer in layers], strict=True):
         tick()
         p = layer.problem
         w = random_normal(rng, p.weight_shape, dtype)
@@ -212,9 +221,9 @@ def time_layers(
         ready = prepare_layer(layer, w, bias, algorithm, num_threads, device)
         place.wait()
         prepare = perf_counter() - start
-        x, out = _view(there, ready.input_shape), _view(made, ready.output_shape)
-        kept.append((ready, prepare, _first_run(place, ready, x, out)))
-        image = _images(_view(images, ready.input_shape), p)
+        x, out = _input(there, ready, order), _view(made, ready.output_shape)
+        kept.append((ready, prepare, _first_run(place, ready, x, out), order))
+        image = _images(_input(images, ready, order), p)
         spot_check(p, image, w, bias, layer.activation, _images(place.get(out), p))
         calls[layer.name, ""] = partial(ready.call, x, out=out)
         for peer in rivals:
@@ -224,27 +233,45 @@ def time_layers(
                 calls[layer.name, peer.name] = rival.call
     samples = burst(calls, iterations, pause=0, drop=0, calls=1, timer=place.timer, sleep=lambda _: tick())
     rows = []
-    for ready, prepare, first in kept:
+    for ready, prepare, first, order in kept:
         name = ready.layer.name
         peers = {peer.name: samples[name, peer.name] for peer in rivals if (name, peer.name) in samples}
         rows.append(LayerTime(ready.layer, ready.algorithm, prepare, first, samples[name, ""],
-                              ready.workspace_bytes or 0, ready.prepared_bytes, peers))  # fmt: skip
+                              ready.workspace_bytes or 0, ready.prepared_bytes, peers, order))  # fmt: skip
     return rows
 
 
-def _refuse_early(layer: Layer, algorithm: str, num_threads: int | None, device: str) -> None:
-    """Raise before anything is computed, with the layer's name."""
-    try:
-        _handle(layer, algorithm, num_threads, device)
-    except UnsupportedProblem as refusal:
-        if isinstance(refusal.reasons, str):
-            raise
-        reasons = {f"{name} ({layer.name})": reason for name, reason in refusal.reasons.items()}
-        raise UnsupportedProblem(reasons) from None
+def in_chosen_layouts(
+    layers: Sequence[Layer], algorithm: str = "auto", num_threads: int | None = None, device: str = "cpu"
+) -> tuple[list[Layer], list[str]]:
+    """The layers in the memory orders that ``plan_network`` chooses, and the order in which each finds its input.
+
+    What a fully-connected layer takes and makes has no order. Parameters and errors as for ``time_layers``.
+    """
+    convolutions = [layer for layer in layers if layer.kind == "conv"]
+    if not convolutions:
+        return list(layers), [layer.problem.layout for layer in layers]
+    chosen_of = plan_network(convolutions, algorithm, device, num_threads=num_threads, output_layout=None)
+    planned = iter(chosen_of.layers)
+    found, reads = [], []
+    for layer in layers:
+        chosen = next(planned) if layer.kind == "conv" else None
+        found.append(replace(layer, problem=chosen.problem) if chosen else layer)
+        reads.append(chosen.reads if chosen else layer.problem.layout)
+    return found, reads
 
 
 def _view(memory: Any, shape: tuple[int, ...]) -> Any:
     return memory[: int(np.prod(shape))].reshape(shape)
+
+
+def _input(memory: Any, ready: PreparedLayer, order: str) -> Any:
+    """A layer's input with the axes that it takes, in a memory order."""
+    p, own = ready.layer.problem, ready.input_shape
+    if order == p.layout or len(own) < 4:
+        return _view(memory, own)
+    lying = _view(memory, tuple(p.input_shape[axis] for axis in FROM_NCHW[order]))
+    return lying.transpose(TO_NCHW[order]).transpose(FROM_NCHW[p.layout])
 
 
 def _images(array: NDArray, problem: ConvProblem) -> NDArray:

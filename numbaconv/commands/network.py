@@ -12,6 +12,7 @@ from numbaconv.bench.network import (
     LayerTime,
     StageTime,
     bytes_of,
+    in_chosen_layouts,
     seconds_by_kind,
     steps,
     time_layers,
@@ -36,6 +37,7 @@ from numbaconv.commands.parameters import (
     verbose_option,
 )
 from numbaconv.commands.reasons import of_layer
+from numbaconv.layouts import LAYOUTS
 from numbaconv.networks import layers
 from numbaconv.networks.alexnet import AlexNet
 from numbaconv.probes import fma_peak
@@ -53,7 +55,7 @@ FOUNDING_TEXT = "Warden, 'Why GEMM is at the heart of deep learning' (2015): 89 
 @algorithm_option
 @device_option
 @threads_option
-@layout_option
+@click.option("--layout", type=click.Choice(LAYOUTS), help="Memory order of all images; chosen layer by layer, else.")
 @json_option
 @click.option("--plot", type=PICTURE, metavar="FILE", help="Draw where the time goes (.png, .svg, .pdf).")
 @verbose_option
@@ -66,7 +68,7 @@ def time(
     algorithm: str,
     device: str,
     num_threads: int,
-    layout: str,
+    layout: str | None,
     json_file: Path | None,
     plot: Path | None,
 ) -> None:
@@ -75,14 +77,16 @@ def time(
     AlexNet (the grouped original) is then run as a whole, stage by stage: what share of its time is convolution and
     fully-connected layers? On a device only the layers are timed, and PyTorch's too where it can be used.
     """
-    table = layers(network, mb, layout)
+    table = layers(network, mb, layout or "nchw")
     place = place_of(device)
-    whole = network == "alexnet" and layout == "nchw" and not place.queues
+    whole = network == "alexnet" and layout != "nhwc" and not place.queues
     fits_memory(bytes_of(table), "ask for fewer images with --mb")
     peak = place.peak("float32") if isinstance(place, OnDevice) else fma_peak("float32", num_threads)
-    count = len(table)
+    count, reads = len(table), None
+    if layout is None:
+        table, reads = in_chosen_layouts(table, algorithm, num_threads, device)
     with progress(f"{network}: layers", count + steps(count, iterations)) as tick:
-        rows = time_layers(table, iterations, algorithm, num_threads, tick, device)
+        rows = time_layers(table, iterations, algorithm, num_threads, tick, device, reads)
     title = f"{network}, mb {mb}, {output.place_text(place, num_threads)}"
     _show_layers(f"{title}, {iterations} iterations", rows, peak, place)
     stages: list[StageTime] = []
@@ -125,16 +129,16 @@ def _show_layers(title: str, rows: Sequence[LayerTime], peak: float | None, plac
     peers = list(dict.fromkeys(name for row in rows for name in row.peers))
     cells = [
         [
-            row.layer.name, row.algorithm, milliseconds(row.sample.min), milliseconds(row.sample.median),
+            row.layer.name, row.algorithm, _layout(row), milliseconds(row.sample.min), milliseconds(row.sample.median),
             *(milliseconds(row.peers[name].median) if name in row.peers else "-" for name in peers),
             f"{row.gflops:.1f}", *percent(row.gflops, peak), size(row.workspace_bytes), milliseconds(row.first),
         ]
         for row in rows
     ]  # fmt: skip
     totals = [_total_cells(label, part, peers, peak) for label, part in _parts(rows).items()]
-    titles = ["layer", "lowering", "min ms", "median ms", *(f"{name} ms" for name in peers), "GFLOP/s"]
+    titles = ["layer", "lowering", "layout", "min ms", "median ms", *(f"{name} ms" for name in peers), "GFLOP/s"]
     titles += ["of peak"] if peak else []
-    show_table([*titles, "workspace", "first call ms"], cells, totals, text=2)
+    show_table([*titles, "workspace", "first call ms"], cells, totals, text=3)
     compiling = sum(row.prepare + row.first for row in rows)
     click.echo(
         f"\nBias and activation are in the last store. Preparing weights and first calls took {compiling:.2f} s "
@@ -142,6 +146,12 @@ def _show_layers(title: str, rows: Sequence[LayerTime], peak: float | None, plac
     )
     if place.queues:
         click.echo(output.BATCHES)
+
+
+def _layout(row: LayerTime) -> str:
+    """The memory order of a layer; of its input first, where that is another."""
+    own = row.layer.problem.layout
+    return "-" if row.layer.kind == "fc" else own if row.reads == own else f"{row.reads}>{own}"
 
 
 def _parts(rows: Sequence[LayerTime]) -> dict[str, list[LayerTime]]:
@@ -177,7 +187,7 @@ def _total_cells(label: str, rows: Sequence[LayerTime], peers: Sequence[str], pe
         for name in peers
     ]
     return [
-        label, "", f"{sums['min_ms']:.3f}", f"{sums['median_ms']:.3f}", *others, f"{sums['gflops']:.1f}",
+        label, "", "", f"{sums['min_ms']:.3f}", f"{sums['median_ms']:.3f}", *others, f"{sums['gflops']:.1f}",
         *percent(sums["gflops"], peak), size(int(sums["workspace_bytes"])), f"{sums['first_call_ms']:.3f}",
     ]  # fmt: skip
 
@@ -186,7 +196,7 @@ def _layer_json(row: LayerTime, peak: float | None) -> dict[str, Any]:
     p = row.layer.problem
     return {
         "layer": row.layer.name, "kind": row.layer.kind, "problem": str(p), "flops": p.flops,
-        "activation": row.layer.activation, "algorithm": row.algorithm,
+        "activation": row.layer.activation, "algorithm": row.algorithm, "layout": p.layout, "reads": row.reads,
         "prepare_ms": row.prepare * 1e3, "first_call_ms": row.first * 1e3, **_times(row.sample),
         "gflops": row.gflops, "share_of_peak": row.gflops / peak if peak else None,
         "workspace_bytes": row.workspace_bytes, "prepared_bytes": row.prepared_bytes,
