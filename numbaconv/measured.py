@@ -47,7 +47,7 @@ PAUSE = 0.002  # between ours, which spin for 0.1 ms
 FEW_RUNS, SINGLE_SECONDS = 3, 0.1
 NEAR = 1.5
 """Who alone takes so many times the best one's time takes no part in the turns."""
-MOST_BYTES = 1 << 30
+MOST_BYTES = 1 << 28
 """Of prepared weights at a time; where they are larger, nobody's are kept for the turns."""
 
 
