@@ -71,7 +71,7 @@ def plausible(
     able = [
         answer
         for answer in candidates(problem, request)
-        if answer.support and getattr(answer, "admitted", True) and (limit is None or answer.workspace_bytes <= limit)
+        if answer.support and answer.admitted and (limit is None or answer.workspace_bytes <= limit)
     ]
     fast = [answer for answer in able if answer.lowering.name != "reference"] or able
     return [answer for answer in fast if answer.seconds <= factor * fast[0].seconds][:most]
@@ -259,7 +259,7 @@ def _arrays(problem: ConvProblem, request: Request, orders: tuple[str, str]) -> 
 
     def call_of(spec: str) -> Callable[[], object]:
         handle = Handle(make_plan(p, spec, request), "nchw").prepare(w, bias)
-        if getattr(request, "prepared", True):
+        if request.prepared:
             return lambda: handle(x, out=out, residual=residual)
         return lambda: handle.prepare(w, bias)(x, out=out, residual=residual)
 

@@ -22,6 +22,7 @@ KINDS = {
     "1x1 with pads": {"ic": 6, "oc": 8, "ih": 4, "iw": 9, "kh": 1, "kw": 1, "pad_left": 5, "pad_bottom": 2},
     "groups": {"mb": 2, "ic": 12, "oc": 57, "g": 3, "ih": 9, "iw": 35} | PADS,
     "dilation": {"ic": 5, "oc": 16, "ih": 13, "iw": 40, "dh": 2, "dw": 3, "pad_top": 2},
+    "tall kernel": {"ic": 5, "oc": 16, "ih": 13, "iw": 9, "kh": 7, "kw": 1, "pad_top": 3, "pad_bottom": 3},
     "all edge": {"ic": 4, "oc": 18, "ih": 5, "iw": 6, "kh": 5, "kw": 5, "pad_top": 2, "pad_left": 9, "pad_right": 9},
 }
 
@@ -90,11 +91,20 @@ def test_runs_cover_a_row_once():
 
 
 def test_loops_are_made_one_where_that_is_the_same():
-    assert _loops("nhwc", (3, 4), (7, 12)) == (1, 0, 21, 4)
-    assert _loops("nhwc", (3, 4), (7, 24)) == (7, 24, 3, 4)
-    assert _loops("nchw", (3, 400), (7, 4)) == (3, 400, 7, 4)
-    assert _loops("nchw", (64, 400), (1, 4)) == (1, 0, 64, 400)
-    assert _loops("nhwc", (1, 4), (7, 8)) == (1, 0, 7, 8)
+    def loops(layout, x_strides, **sizes):
+        vector, p = 64, replace(problem(ic=3, **sizes), layout=layout)
+        steps = (64, 64 * 3 * p.kw, 64 * 3) if layout == "nhwc" else (64 * p.kh, 64, 64 * 3 * p.kh)
+        found = _loops(p, x_strides, steps)
+        assert found[2].w == vector
+        return [(loop.count, loop.x) for loop in found]
+
+    tall, wide = {"kh": 7, "kw": 1, "ih": 9}, {"kh": 3, "kw": 7, "iw": 9}
+    assert loops("nhwc", (0, 4, 500, 12), **wide) == [(0, 500), (1, 0), (21, 4)]
+    assert loops("nhwc", (0, 4, 500, 16), **wide) == [(0, 500), (7, 16), (3, 4)]
+    assert loops("nhwc", (0, 4, 500, 12), dw=2, **wide | {"iw": 20}) == [(0, 500), (7, 24), (3, 4)]
+    assert loops("nchw", (0, 900, 500, 4), **wide) == [(7, 4), (3, 900), (0, 500)]
+    assert loops("nchw", (0, 900, 500, 4), **tall) == [(1, 4), (3, 900), (0, 500)]
+    assert loops("nchw", (0, 900, 500, 4), kh=1, kw=2) == [(0, 500), (2, 4), (3, 900)]
 
 
 def test_a_row_of_tiles_alike_is_one_call(monkeypatch):

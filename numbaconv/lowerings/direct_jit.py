@@ -4,7 +4,7 @@ What ``direct`` does with any problem's numbers, with three gains: a tile's sums
 last store, which adds bias and residual and limits them; few terms (a first layer's 3 channels) are written out; and a
 kernel of 1x1 without pads is one long row, of several images where those follow one another.
 
-    weights [vector of oc][r][s][c][lanes]       (NCHW: [r][c][s])
+    weights [vector of oc][r][s][c][lanes]       (NCHW: [s][c][r])
     tile    up to 14 pixels of a row by a few vectors of output channels; a task has some tiles and some vectors.
             Where taps leave the input (pads), a tile's sums rest in memory between taps, as in ``direct``.
 
@@ -17,28 +17,31 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
 from numbaconv.geometry import GEOMETRY, SIZES, STEPS, copy_records, reached
 from numbaconv.jit import Native, native
-from numbaconv.lowering import LIMITS, Lowering
+from numbaconv.lowering import LIMITS
 from numbaconv.lowerings._direct_jit_kernels import tiles_kernel
 from numbaconv.lowerings._direct_kernels import put_kernel, stack, steps_kernel
 from numbaconv.lowerings.direct import MOST_PIXELS, PAGE, TASKS_A_THREAD, TILE_VECTORS, WAYS, Direct, _lanes, _tiles
 from numbaconv.machine import detect
 from numbaconv.simd import array_at, invoke, load_i64, record_at
-from numbaconv.workspace import address_of, aligned
+from numbaconv.workspace import address_of
 
 FIELDS = (
     "x", "out", "w", "bias", "limits", "residual", "whole", "parts", "runs", "runs_a_row", "vectors", "channels",
-    "inner", "groups", "bands", "chunks", "vectors_a_chunk", "w_group", "w_vector", "w_r", "w_s", "w_c", "n2", "n3",
-    "x2", "w2", "o_n", "o_c", "o_h", "o_w", "o_step", "r_n", "r_c", "r_h", "r_w", "r_step",
+    "inner", "groups", "bands", "chunks", "vectors_a_chunk", "w_group", "w_vector", "w_r", "w_s", "w_c", "rows_inside",
+    "n1", "n2", "n3", "x1", "x2", "w1", "w2", "o_n", "o_c", "o_h", "o_w", "o_step",
+    "r_n", "r_c", "r_h", "r_w", "r_step",
 )  # fmt: skip
 DIRECT_JIT = np.dtype([(name, np.int64) for name in FIELDS] + [(name, GEOMETRY[name]) for name in GEOMETRY.names])
 """Addresses, those of the kernels for whole tiles and for parts of tiles too; the runs of a row; vectors of a tile; a
-group's output and input channels; the division into tasks; steps of the weights; the inner loops of whole tiles; steps
-of output and residual, all in bytes but the geometry's."""
+group's output and input channels; the division into tasks; steps of the weights; whether the loop over kernel rows is
+inside that over channels; the loops of whole tiles (a count of 0: the kernel rows inside the input); steps of output
+and residual, all in bytes but the geometry's."""
 RUN = 3  # numbers of a run of tiles: first pixel, pixels of a tile, tiles, of which those at an edge are a run each
 
 
@@ -94,20 +97,25 @@ def _task(itemsize: int, lanes: int) -> Native:
                 whole = load_i64(g.whole + kernels + 8 * pixels)
                 if whole and first_low <= z and z + pixels * tiles <= last_high:
                     extra = added + first * lanes * g.r_c + y * g.r_h + z * g.r_w if g.residual else 0
-                    invoke(whole, (tiles, taps, g.n2, g.n3, row + (z * g.sw - g.pad_left) * x_w, g.dh * x_h, g.x2,
-                                   weights, g.w_r, g.w2, g.w_vector, bias, g.limits, out, g.o_step, extra, g.r_step,
-                                   channels))  # fmt: skip
+                    invoke(whole, (tiles, g.n1 or taps, g.n2 or taps, g.n3 or taps, row + (z * g.sw - g.pad_left) * x_w,
+                                   g.x1, g.x2, weights, g.w1, g.w2, g.w_vector, bias, g.limits, out, g.o_step, extra,
+                                   g.r_step, channels))  # fmt: skip
                     continue
                 array_at(itemsize, tile, pixels * vectors * lanes)[:] = 0
                 for s in range(g.kw):
                     tap = s * g.dw - g.pad_left
                     low, high = reached(g.ow, g.sw, tap, g.iw)
                     a, b = max(z, np.int64(low)), min(z + pixels, np.int64(high))
-                    if a < b:
-                        invoke(load_i64(g.parts + kernels + 8 * (b - a)),
-                               (1, taps, g.inner, row + (a * g.sw + tap) * x_w, 0, g.dh * x_h, x_c, g.sw * x_w,
-                                weights + s * g.w_s, 0, g.w_r, g.w_c, g.w_vector,
-                                tile + (a - z) * vectors * vector, 0))  # fmt: skip
+                    if a >= b:
+                        continue
+                    kernel, there = load_i64(g.parts + kernels + 8 * (b - a)), tile + (a - z) * vectors * vector
+                    x, w = row + (a * g.sw + tap) * x_w, weights + s * g.w_s
+                    if g.rows_inside:
+                        invoke(kernel, (1, g.inner, taps, x, 0, x_c, g.dh * x_h, g.sw * x_w,
+                                        w, 0, g.w_c, g.w_r, g.w_vector, there, 0))  # fmt: skip
+                    else:
+                        invoke(kernel, (1, taps, g.inner, x, 0, g.dh * x_h, x_c, g.sw * x_w,
+                                        w, 0, g.w_r, g.w_c, g.w_vector, there, 0))  # fmt: skip
                 invoke(put, (tile, pixels, vectors, channels, bias, g.limits, out, g.o_c, g.o_w))
 
     return task
@@ -155,14 +163,30 @@ def _division(problem, threads: int, units: int, groups: int) -> tuple[int, int]
     return min(units, max(bands, -(-wanted // chunks))), chunks
 
 
-def _loops(layout: str, inner: tuple[int, int], taps: tuple[int, int]) -> tuple[int, int, int, int]:
-    """(n2, its step, n3, its step) of the loops over channels and a row's taps, as one where that comes to the same."""
-    outer, inner = (taps, inner) if layout == "nhwc" else (inner, taps)
-    if inner[0] == 1:
-        outer, inner = (1, 0), outer
-    if outer[1] == inner[0] * inner[1]:
-        outer, inner = (1, 0), (outer[0] * inner[0], inner[1])
-    return *outer, *inner
+class Loop(NamedTuple):
+    """A loop over terms: how many, and the steps of the input and of the weights in bytes."""
+
+    count: int
+    x: int
+    w: int
+
+
+def _loops(problem, x_strides, w_steps) -> tuple[Loop, Loop, Loop]:
+    """The loops of a whole tile, the innermost last and with a vector of weights a term; kernel rows have a count of 0.
+
+    In NHWC kernel rows, columns, channels: the last two are one loop where they follow one another. In NCHW columns,
+    channels, rows, as the taps of an edge are read; without rows the channels are innermost.
+    """
+    p, (_, x_c, x_h, x_w), (w_c, w_r, w_s) = problem, x_strides, w_steps
+    once, rows = Loop(1, 0, 0), Loop(0, p.dh * x_h, w_r)
+    columns, channels = Loop(p.kw, p.dw * x_w, w_s), Loop(p.icg, x_c, w_c)
+    if p.layout == "nchw":
+        return (columns, channels, rows) if p.kh > 1 else (rows, columns, channels)
+    if p.icg == 1:
+        return rows, once, columns
+    if columns.x == channels.count * channels.x:
+        return rows, once, Loop(columns.count * channels.count, channels.x, w_c)
+    return rows, columns, channels
 
 
 @functools.lru_cache(1024)
@@ -178,7 +202,10 @@ def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     bands, chunks = _division(p, threads, p.oh * tiles, -(-blocks // vectors))
     runs = _runs(p, tiles, max(1, p.oh * tiles // bands), fits)
     bands = min(bands, p.oh * len(runs))
-    n2, x2, n3, term = _loops(p.layout, (p.icg, x_strides[1]), (p.kw, p.dw * x_strides[3]))
+    weights = (p.kw * p.icg, p.icg, 1) if p.layout == "nhwc" else (1, p.kh * p.icg, p.kh)
+    w_r, w_s, w_c = (step * vector for step in weights)
+    loops = _loops(p, x_strides, (w_c, w_r, w_s))
+    term = loops[2].x
     whole, parts = np.zeros((2, MOST_PIXELS + 1), np.int64), np.zeros((2, MOST_PIXELS + 1), np.int64)
     for row, width in enumerate((vectors, blocks % vectors)):
         for pixels in {run[1] for run in runs if run[3]} if width else ():
@@ -191,14 +218,16 @@ def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     table = np.array([run[:3] for run in runs], np.int64)
     vectors_a_chunk = -(-(-(-blocks // vectors)) // chunks) * vectors
     chunks = -(-blocks // vectors_a_chunk)
-    w_steps = (p.kw * p.icg, p.icg, 1) if p.layout == "nhwc" else (p.kw * p.icg, 1, p.kw)
     added = r_strides if r_strides and everywhere else (0,) * 4
     values = {
         "whole": address_of(whole), "parts": address_of(parts), "runs": address_of(table), "runs_a_row": len(runs),
         "vectors": vectors, "channels": p.ocg, "inner": p.icg, "groups": p.g, "bands": bands, "chunks": chunks,
         "vectors_a_chunk": vectors_a_chunk, "w_group": blocks * p.K * vector, "w_vector": p.K * vector,
-        **{name: step * vector for name, step in zip(("w_r", "w_s", "w_c"), w_steps)},
-        "n2": n2, "n3": n3, "x2": x2, "w2": n3 * vector, "o_step": o_strides[across], "r_step": added[across],
+        "w_r": w_r, "w_s": w_s, "w_c": w_c, "rows_inside": p.layout == "nchw",
+        **{name: loop.count for name, loop in zip(("n1", "n2", "n3"), loops)},
+        **{name: loop.x for name, loop in zip(("x1", "x2"), loops)},
+        **{name: loop.w for name, loop in zip(("w1", "w2"), loops)},
+        "o_step": o_strides[across], "r_step": added[across],
         **dict(zip(("o_n", "o_c", "o_h", "o_w"), o_strides)), **dict(zip(("r_n", "r_c", "r_h", "r_w"), added)),
         **dict(zip(STEPS, (stride // size for stride in x_strides))), **{name: getattr(p, name) for name in SIZES},
     }  # fmt: skip
@@ -209,29 +238,18 @@ def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     return _task(size, lanes), p.mb * p.g * bands * chunks, record, everywhere, kept
 
 
-class DirectJit(Lowering):
+class DirectJit(Direct):
     """``direct`` with kernels compiled for the problem."""
 
     name = "direct-jit"
-    family = "direct"
-    paper = Direct.paper
+    devices = ("cpu",)
+    cuda = None
 
     def share_of_peak(self, problem):
         """Little with few terms a sum, where stores (in NCHW transposed) take their time, and in narrow groups."""
         lanes, stores = _lanes(problem), 4 if problem.layout == "nhwc" else 20
         filled = problem.ocg / (-(-problem.ocg // lanes) * lanes)
         return 0.97 * problem.K / (problem.K + stores) * filled * lanes / detect().lanes(problem.dtype)
-
-    def prepare_weights(self, problem, request, w):
-        p, lanes = problem, _lanes(problem)
-        blocks = -(-p.ocg // lanes)
-        padded = np.zeros((p.g, blocks * lanes, p.icg, p.kh, p.kw), p.dtype)
-        padded[:, : p.ocg] = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)
-        blocked = padded.reshape(p.g, blocks, lanes, p.icg, p.kh, p.kw)
-        blocked = blocked.transpose((0, 1, 4, 5, 3, 2) if p.layout == "nhwc" else (0, 1, 4, 3, 5, 2))
-        prepared = aligned(padded.nbytes).view(p.dtype).reshape(blocked.shape)
-        prepared[...] = blocked
-        return prepared
 
     def run(self, ctx, x, prepared, out):
         p, residual = ctx.problem, ctx.residual
