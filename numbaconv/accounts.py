@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from numbaconv.gemm import GemmPlan, Operands, Schedule, gemm_plan
+from numbaconv.gemm import GemmPlan, Operands, PackedMatrix, Schedule, Source, gemm_plan
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
 from numbaconv.workspace import ALIGNMENT, round_up
@@ -44,6 +44,21 @@ class GemmCall:
 @functools.lru_cache(4096)
 def product_plan(m, n, k, dtype: str, threads: int, operands: Operands, fixed: Schedule | None) -> GemmPlan:
     return gemm_plan(m, n, k, np.dtype(dtype), threads, operands, None, fixed)
+
+
+def operands_of(a, b, c) -> Operands:
+    """How operands lie: packed or not, contiguous along which axis."""
+
+    def contiguous_rows(x):
+        return x.strides[1] == x.itemsize or x.strides[0] != x.itemsize
+
+    return Operands(
+        isinstance(a, PackedMatrix),
+        isinstance(b, PackedMatrix),
+        isinstance(a, PackedMatrix | Source) or contiguous_rows(a),
+        isinstance(b, PackedMatrix | Source) or contiguous_rows(b),
+        contiguous_rows(c),
+    )
 
 
 def plan_of(call: GemmCall, problem: ConvProblem, request: Request, fixed: Schedule | None = None) -> GemmPlan:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import platform
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite
 import numba
@@ -95,15 +96,59 @@ def conv2d(
         When shapes, dtypes or sizes do not describe a convolution.
     UnknownLowering, UnsupportedProblem, WorkspaceExceeded, DeviceUnavailable
     """
-    device = check_device(device, device_of(x))
+    on_host = type(x) is np.ndarray and device in (None, "cpu")  # most often: nothing to ask
+    device = "cpu" if on_host else check_device(device, device_of(x))
     x, w = any_array(x, "x", device, stream), any_array(w, "w", device, stream)
-    problem = ConvProblem.from_arrays(x, w, stride, padding, dilation, groups, layout)
+    words = (groups, layout, device, num_threads, precision, accuracy, max_workspace,
+             bias is not None, residual is not None, activation)  # fmt: skip
+    pose = _posed if _plain(stride, padding, dilation) and _hashable(words) else _posed.__wrapped__
+    problem, request = pose(x.shape, x.strides, x.dtype, w.shape, w.dtype, stride, padding, dilation, *words)
+    _check_stream(stream, device)
     bias = bias_array(bias, problem.oc, x.dtype, device, stream)
-    request = make_request(device, num_threads, precision, accuracy, max_workspace, stream,
-                           Epilogue(bias is not None, residual is not None, activation), prepared=False)  # fmt: skip
     chosen = make_plan(problem, algorithm, request)
     prepared = chosen.prepare(w, stream) if problem.mb else None
     return chosen.compute(x, prepared, bias, residual, out, layout, stream, timed=False)[0]
+
+
+class _Like(NamedTuple):
+    """What ``ConvProblem.from_arrays`` looks at."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None
+    dtype: Any
+
+
+@functools.lru_cache(1024, typed=True)
+def _posed(x_shape, x_strides, x_dtype, w_shape, w_dtype, stride, padding, dilation, groups, layout, device,
+           num_threads, precision, accuracy, max_workspace, bias, residual, activation):  # fmt: skip
+    """The problem and the request that the arguments of ``conv2d`` make, remembered: both take a while to check."""
+    x, w = _Like(x_shape, x_strides, x_dtype), _Like(w_shape, None, w_dtype)
+    problem = ConvProblem.from_arrays(x, w, stride, padding, dilation, groups, layout)
+    epilogue = Epilogue(bias, residual, activation)
+    return problem, make_request(
+        device, num_threads, precision, accuracy, max_workspace, None, epilogue, prepared=False
+    )
+
+
+def _plain(*values: Any) -> bool:
+    """Whether values are words, ints or tuples of ints, none of which equals one that is refused, as 1.0 equals 1."""
+    kinds: set[type] = set()
+    for value in values:
+        kinds.update(map(type, value)) if type(value) is tuple else kinds.add(type(value))
+    return kinds <= {int, str}
+
+
+def _hashable(values: tuple) -> bool:
+    try:
+        hash(values)
+    except TypeError:
+        return False
+    return True
+
+
+def _check_stream(stream: Any, device: str) -> None:
+    if stream is not None and device == "cpu":
+        raise DeviceUnavailable("stream: only a CUDA device has streams; pass device='cuda' or leave stream away")
 
 
 def make_request(
@@ -118,8 +163,7 @@ def make_request(
     DeviceUnavailable
     """
     device = check_device(device)
-    if stream is not None and device == "cpu":
-        raise DeviceUnavailable("stream: only a CUDA device has streams; pass device='cuda' or leave stream away")
+    _check_stream(stream, device)
     return Request(device, threads_for(num_threads), precision, accuracy, max_workspace, epilogue, prepared)
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from numbaconv.devices import cuda as cuda_devices
 from numbaconv.devices.array import DeviceArray, as_device_array
 from numbaconv.errors import DeviceUnavailable, ShapeError
-from numbaconv.workspace import aligned
+from numbaconv.known import Known, likeness, remember
+from numbaconv.recording import Recorder
+from numbaconv.workspace import address_of, aligned_array
 
 if TYPE_CHECKING:
     from numbaconv.plan import Plan
@@ -174,22 +176,36 @@ def _forward(x: np.ndarray) -> np.ndarray:
 
 def new_output(problem) -> np.ndarray:
     """An uninitialised (mb, oc, oh, ow), in memory as the problem's layout says."""
-    axes = FROM_NCHW[problem.layout]
-    shape = problem.output_shape
-    memory = aligned(problem.output_bytes).view(problem.dtype).reshape([shape[axis] for axis in axes])
-    return memory.transpose(TO_NCHW[problem.layout])
+    n, c, h, w = problem.output_shape
+    size = problem.itemsize
+    steps = (c * h * w, h * w, w, 1) if problem.layout == "nchw" else (h * w * c, 1, w * c, c)
+    strides = tuple(size * step for step in steps)
+    return aligned_array((n, c, h, w), problem.dtype, strides, problem.output_bytes)
 
 
-def run_plan(plan: Plan, x, prepared, bias, residual=None, out=None, layout: str | None = None):
+def run_plan(plan: Plan, x, prepared, bias, residual=None, out=None, layout: str | None = None, kept=None):
     """Run a plan on arrays whose axes are in `layout` (the problem's, unless given); returns (result, stage times).
+
+    `kept` is ``recording.Kept(prepared, bias)``, where the caller has it at hand.
 
     Raises
     ------
     ShapeError
         When an array is not what the plan was made for.
     """
-    problem = plan.problem
-    layout = layout or problem.layout
+    layout = layout or plan.problem.layout
+    key = likeness(x, out, residual, layout)
+    known = plan.known.get(key)
+    if known is not None:
+        done = known.run(x, prepared, bias, residual, out, kept)
+        if done is not None:
+            return done
+    return _run_checked(plan, x, prepared, bias, residual, out, layout, key if known is None else None)
+
+
+def _run_checked(plan: Plan, x, prepared, bias, residual, out, layout: str, key):
+    """The long way of ``run_plan``; under `key` the plan may keep what it learns."""
+    problem, given = plan.problem, (x, residual)
     x = host_array(x, "x")
     unbatched = x.ndim == 3
     source = checked_image(x, "x", problem.input_shape, problem.dtype, layout)
@@ -210,13 +226,26 @@ def run_plan(plan: Plan, x, prepared, bias, residual=None, out=None, layout: str
         target = final if plain_image(final) and not shared else None
     if target is None:
         target = new_output(problem)
-    times = plan.run(_forward(source), prepared, target, bias, residual) if target.size else {}
+    source = _forward(source)
+    in_place = key is not None and target.size > 0 and (final is None or final is target)
+    in_place = in_place and all(
+        array is None or address_of(array) == address_of(was)
+        for array, was in zip((source, residual), given, strict=True)
+    )
+    recorder = Recorder(source, target, residual, prepared, bias) if in_place and plan.recorded else None
+    if recorder is not None and not recorder.usable:  # because of where these arrays lie
+        recorder = None
+    times = plan.run(source, prepared, target, bias, residual, recorder) if target.size else {}
     if final is not None:
         if final is not target:
             final[...] = target
-        return out, times
-    result = target.transpose(FROM_NCHW[layout])
-    return (result[0] if unbatched else result), times
+        result = out
+    else:
+        result = target.transpose(FROM_NCHW[layout])
+        result = result[0] if unbatched else result
+    if recorder is not None:
+        remember(plan, key, Known(recorder.recording, plan.arena_bytes, source, result, residual))
+    return result, times
 
 
 def checked_image(array: Any, name: str, shape, dtype, layout: str) -> Any:

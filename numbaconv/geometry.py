@@ -7,6 +7,7 @@ Counts are not negative and fit 32 bits on a GPU, where division is as wide as i
 from __future__ import annotations
 
 import operator
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from numbaconv.devices.intrinsics import udiv32, umod32
 from numbaconv.jit import compiled, intrinsic
 from numbaconv.jit_cuda import meaning, rebound
 from numbaconv.problem import ConvProblem
+from numbaconv.workspace import address_of
 
 SIZES = ("ic", "ih", "iw", "kh", "kw", "sh", "sw", "pad_top", "pad_left", "dh", "dw", "oh", "ow")
 STEPS = ("x_n", "x_c", "x_h", "x_w")
@@ -62,6 +64,14 @@ def geometry_of(problem: ConvProblem, x: np.ndarray) -> np.ndarray:
 def copy_records(records: np.ndarray) -> np.ndarray:
     """A copy of contiguous records, made as bytes: NumPy copies structured arrays field by field."""
     return records.view(np.uint8).copy().view(records.dtype)
+
+
+def place_record(record: np.ndarray, arrays: Mapping[str, np.ndarray | None]) -> np.ndarray:
+    """A copy of a record with the addresses of arrays, 0 for None, in the fields of their names."""
+    placed = copy_records(record)
+    for name, array in arrays.items():
+        placed[name] = 0 if array is None else address_of(array)
+    return placed
 
 
 def _division(name: str):

@@ -188,23 +188,27 @@ class Conv2d(_Layer):
 
     @property
     def prepared_bytes(self) -> int:
-        return sum(count_bytes(prepared) for _, prepared, _ in self._state.prepared.values())
+        return sum(count_bytes(ready[1]) for ready in self._state.prepared.values())
 
     def __call__(self, x: Any, out: Any = None, residual: Any = None, stream: Any = None) -> Any:
         """Convolve `x`, as ``conv2d`` does."""
-        device = check_device(self._device, device_of(x))
-        x = any_array(x, "x", device, stream)
+        if type(x) is np.ndarray and self._device in (None, "cpu"):  # most often: nothing to ask
+            device = "cpu"
+        else:
+            device = check_device(self._device, device_of(x))
+            x = any_array(x, "x", device, stream)
         state = self._state
-        plan, prepared, bias = self._plan(state, x, residual is not None, device)
-        result, times = plan.compute(x, prepared, bias, residual, out, self.layout, stream)
-        self.algorithm, self.workspace_bytes, self.stage_times = plan.spec, plan.workspace_bytes, times
+        ready = state.prepared.get((x.shape, x.strides, x.dtype, residual is not None, device))
+        if ready is None:
+            ready = self._ready(state, any_array(x, "x", device, stream), residual is not None, device)
+        plan, prepared, bias, kept, algorithm, scratch = ready
+        result, times = plan.compute(x, prepared, bias, residual, out, self.layout, stream, kept=kept)
+        self.algorithm, self.workspace_bytes, self.stage_times = algorithm, scratch, times
         return result
 
-    def _plan(self, state: _State, x: Any, residual: bool, device: str):
+    def _ready(self, state: _State, x: Any, residual: bool, device: str) -> tuple:
+        """(plan, prepared weights, bias, where they lie, name of the lowering, scratch) for an input like `x`."""
         key = x.shape, x.strides, x.dtype, residual, device
-        kept = state.prepared.get(key)
-        if kept is not None:
-            return kept
         problem = ConvProblem.from_arrays(
             x, state.weight, self.stride, self.padding, self.dilation, self.groups, self.layout
         )
@@ -215,7 +219,9 @@ class Conv2d(_Layer):
                 while len(state.prepared) >= KEPT_PLANS:
                     state.prepared.pop(next(iter(state.prepared)))
                 bias = plan.keep_bias(state.bias)
-                state.prepared[key] = plan, plan.prepare(state.weight) if problem.mb else None, bias
+                prepared = plan.prepare(state.weight) if problem.mb else None
+                kept = plan.kept(prepared, bias)
+                state.prepared[key] = plan, prepared, bias, kept, plan.spec, plan.workspace_bytes
             return state.prepared[key]
 
 

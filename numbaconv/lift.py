@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numbaconv.geometry import place_record
 from numbaconv.jit import Native, compiled, native
 from numbaconv.simd import array_at, record_at
 from numbaconv.workspace import address_of
@@ -168,8 +169,13 @@ def lift(ctx, out: np.ndarray, terms: Sequence[Term], residual=None, begin: bool
     lines = rows * columns if pixels else channels * rows
     tasks = 4 * ctx.threads if ctx.threads > 1 and out.size * max(1, len(terms)) > SERIAL_ELEMENTS else 1
     lines_a_task = max(1, -(-lines // tasks))
-    where = (0, 0, 0, 0) if residual is None else (address_of(residual), *residual.strides)
-    record = np.array([(address_of(table), len(terms), channels, rows, columns, lines, lines_a_task, begin, finish,
-                        address_of(limits), 0 if ctx.bias is None else address_of(ctx.bias),
-                        address_of(out), *out.strides, *where)], LIFT)  # fmt: skip
-    ctx.lift((_lift_pixels if pixels else _lift_rows)(size), -(-lines // lines_a_task), address_of(record))
+    steps = (0, 0, 0) if residual is None else residual.strides
+    record = np.array([(0, len(terms), channels, rows, columns, lines, lines_a_task, begin, finish, 0, 0,
+                        0, *out.strides, 0, *steps)], LIFT)  # fmt: skip
+    arrays = {"terms": table, "limits": limits, "bias": ctx.bias, "out": out, "residual": residual}
+    work, tasks = (_lift_pixels if pixels else _lift_rows)(size), -(-lines // lines_a_task)
+    if terms:  # addresses themselves: not to be run again on other arrays
+        placed = place_record(record, arrays)
+        ctx.lift(work, tasks, address_of(placed))
+    else:
+        ctx.lift(work, tasks, record, **arrays)

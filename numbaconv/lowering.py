@@ -16,21 +16,23 @@ from __future__ import annotations
 
 import operator
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
-from numbaconv.accounts import GemmCall, panels_of, product_plan
+from numbaconv.accounts import GemmCall, operands_of, panels_of, product_plan
 from numbaconv.devices.threads import parallel
-from numbaconv.gemm import Chain, Finish, Matrix, Operands, PackedMatrix, Source
+from numbaconv.gemm import Chain, Finish, GemmPlan, Matrix, Operands, PackedMatrix
+from numbaconv.geometry import place_record
 from numbaconv.jit import Native
 from numbaconv.lift import LIMITS, lift
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
 from numbaconv.workspace import Arena, address_of
 
-__all__ = ["PARTS", "STAGES", "THREADS", "YES", "Context", "GemmCall", "Lowering", "Support", "operands_of"]
+__all__ = ["PARTS", "STAGES", "THREADS", "YES", "Context", "GemmCall", "Lowering", "Support", "operands_of", "recorded"]
 
 STAGES = ("lower", "multiply", "lift")
 
@@ -51,6 +53,17 @@ THREADS = ("auto", "inner", "images")
 PARTS = {"batching": ("image", "whole", int), "threads": THREADS}
 """Parameters of a lowering that builds a buffer: how many images are lowered together, and whether all threads work on
 one part or each on a part of its own. The plan heeds them (``numbaconv.division``); a lowering only lists them."""
+
+
+def recorded(run: Callable) -> Callable:
+    """Mark a lowering's ``run`` as one whose tasks and products may be kept, and run on other arrays without it.
+
+    It promises that all it computes goes through the context, as a ``Native`` with a record whose addresses are all
+    given as `arrays`, or as a product; and that what it does so depends on shapes and strides alone, not on addresses
+    or numbers. Optional: it spares small convolutions most of the time that Python takes (``numbaconv.recording``).
+    """
+    run.recorded = True  # type: ignore[attr-defined]
+    return run
 
 
 class Lowering:
@@ -223,26 +236,35 @@ class Context:
         dtype = np.dtype(dtype or self.problem.dtype)
         return self.arena.take(name, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
 
-    def lower(self, work, *arguments):
-        """Run a piece of the lower stage: a ``Native`` with (tasks, arguments' address), or any callable."""
-        self._stage("lower", work, arguments)
+    def lower(self, work, *arguments, **arrays):
+        """Run a piece of the lower stage: any callable with its arguments, or a ``Native`` with (tasks, record).
 
-    def lift(self, work, *arguments):
-        """Run a piece of the lift stage."""
-        self._stage("lift", work, arguments)
+        A record is a NumPy record, of which each call gets a copy with the addresses of `arrays` (0 for None) in the
+        fields of those names; or the address of one.
+        """
+        self._run_stage("lower", work, arguments, arrays)
 
-    def multiply_by(self, work, *arguments):
-        """Run a multiply stage that is no GEMM: a ``Native`` with (tasks, arguments' address), or any callable."""
-        self._stage("multiply", work, arguments)
+    def lift(self, work, *arguments, **arrays):
+        """Run a piece of the lift stage, as ``lower``."""
+        self._run_stage("lift", work, arguments, arrays)
 
-    def _stage(self, stage: str, work, arguments):
-        start = time.perf_counter()
+    def multiply_by(self, work, *arguments, **arrays):
+        """Run a multiply stage that is no GEMM, as ``lower``."""
+        self._run_stage("multiply", work, arguments, arrays)
+
+    def _run_stage(self, stage: str, work, arguments, arrays) -> np.ndarray | None:
+        """Run a piece of a stage; returns the record that a task was given, if it was given as such."""
+        start, placed = time.perf_counter(), None
         if isinstance(work, Native):
-            tasks, address = arguments
-            parallel(work, tasks, address, self.threads)
+            tasks, record = arguments
+            if isinstance(record, np.ndarray):
+                placed = place_record(record, arrays)
+                record = address_of(placed)
+            parallel(work, tasks, record, self.threads)
         else:
-            work(*arguments)
+            work(*arguments, **arrays)
         self.stage_times[stage] += time.perf_counter() - start
+        return placed
 
     def multiply(self, a, b, c, accumulate: bool = False, finish: Finish | None = None):
         """C = A · B, or C += A · B, on all of this call's threads.
@@ -273,8 +295,12 @@ class Context:
         start = time.perf_counter()
         fixed = next((x.schedule for x in (a, b) if isinstance(x, PackedMatrix)), None)
         plan = product_plan(m, n, k, self.problem.dtype, self.threads, operands, fixed)
-        plan.run(a, b, c, self._panel_address(plan.panel_bytes, f"multiply {m} x {k} x {n}"), accumulate, finish)
+        panels = self._panel_address(plan.panel_bytes, f"multiply {m} x {k} x {n}")
+        self._product(plan, a, b, c, panels, accumulate, finish)
         self.stage_times["multiply"] += time.perf_counter() - start
+
+    def _product(self, plan: GemmPlan, a, b, c: Matrix, panels: int, accumulate: bool, finish: Finish | None) -> None:
+        plan.run(a, b, c, panels, accumulate, finish)
 
     def multiply_chain(self, chain: Chain, weights, sources, c: int, finishes: dict[int, Finish | None]) -> None:
         """Run a chain of products, as ``Chain.run``."""
@@ -307,18 +333,3 @@ class Context:
         if self.request.epilogue:
             for n in range(len(out)):
                 lift(self, out[n], [], None if self.residual is None else self.residual[n], begin=False)
-
-
-def operands_of(a, b, c) -> Operands:
-    """How operands lie: packed or not, contiguous along which axis."""
-
-    def contiguous_rows(x):
-        return x.strides[1] == x.itemsize or x.strides[0] != x.itemsize
-
-    return Operands(
-        isinstance(a, PackedMatrix),
-        isinstance(b, PackedMatrix),
-        isinstance(a, PackedMatrix | Source) or contiguous_rows(a),
-        isinstance(b, PackedMatrix | Source) or contiguous_rows(b),
-        contiguous_rows(c),
-    )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,15 @@ from numbaconv.arrays import any_array, bias_array, run_plan
 from numbaconv.devices.crew import together
 from numbaconv.division import Division, Part, divide
 from numbaconv.errors import ShapeError, UnsupportedProblem, WorkspaceExceeded
+from numbaconv.known import Known
 from numbaconv.lazy import cached_property
 from numbaconv.lowering import STAGES, Context, Lowering
 from numbaconv.problem import ConvProblem
+from numbaconv.recording import Kept, Recorder, RecordingContext
 from numbaconv.registry import make_lowering
 from numbaconv.request import Request
 from numbaconv.select import check, choose
-from numbaconv.workspace import Arena, address_of, checked_out
+from numbaconv.workspace import Arena, address_of, checked_out, round_up
 
 
 @dataclass(frozen=True)
@@ -73,21 +75,45 @@ class Plan:
         first = self.division.parts[0].problem if self.division.parts else self.problem
         return self.lowering.prepare_weights(first, self.division.request, w)
 
+    @cached_property
+    def recorded(self) -> bool:
+        """Whether a call may be kept and run on other arrays, on one thread of Python."""
+        return self.on_cpu and self.workers == 1 and getattr(type(self.lowering).run, "recorded", False)
+
+    @cached_property
+    def known(self) -> dict[Hashable, Known]:
+        """Calls that were kept, by the likeness of their arrays."""
+        return {}
+
+    @cached_property
+    def arena_bytes(self) -> int:
+        """The scratch of a worker, each slice on a cache line of its own."""
+        if not self.workspace_bytes:
+            return 0
+        return round_up(arena_bytes(self.lowering_bytes // self.workers, self.panel_bytes // self.workers))
+
     def keep_bias(self, bias: Any, stream: Any = None) -> Any:
         """A checked bias, on the device of the request."""
         return bias if self.on_cpu else plan_cuda.keep_bias(self, bias, stream)
 
-    def compute(self, x, prepared, bias=None, residual=None, out=None, layout=None, stream=None, timed=True):
+    def kept(self, prepared: Any, bias: Any) -> Kept | None:
+        """What ``compute`` takes as `kept`, from who keeps prepared weights and bias: it spares each call a look."""
+        return Kept(prepared, bias) if self.recorded and prepared is not None else None
+
+    def compute(self, x, prepared, bias=None, residual=None, out=None, layout=None, stream=None, timed=True, kept=None):
         """Run on arrays of the caller, checked; returns (result, stage times, on a GPU if `timed`).
 
         As ``arrays.run_plan``.
         """
         if self.on_cpu:
-            return run_plan(self, x, prepared, bias, residual, out, layout)
+            return run_plan(self, x, prepared, bias, residual, out, layout, kept)
         return plan_cuda.run_plan(self, x, prepared, bias, residual, out, layout, stream, timed)
 
-    def run(self, x, prepared, out, bias=None, residual=None) -> dict[str, float]:
-        """Compute into `out`; returns the seconds of each stage. All arrays as `Lowering.run` takes them."""
+    def run(self, x, prepared, out, bias=None, residual=None, recorder: Recorder | None = None) -> dict[str, float]:
+        """Compute into `out`; returns the seconds of each stage. All arrays as `Lowering.run` takes them.
+
+        `recorder` notes what is run, where that is ``recorded``.
+        """
         division, workers = self.division, self.workers
         size = arena_bytes(self.lowering_bytes // workers, self.panel_bytes // workers)
         panels = self.panel_bytes // workers
@@ -98,7 +124,8 @@ class Plan:
                 for part in parts:
                     added = None if residual is None else residual[part.images, :, part.rows]
                     scratch = Arena(memory, address_of(memory))
-                    ctx = Context(part.problem, division.request, scratch, panels, bias, added)
+                    needed = part.problem, division.request, scratch, panels, bias, added
+                    ctx = Context(*needed) if recorder is None else RecordingContext(recorder, *needed)
                     self.lowering.run(
                         ctx, x[part.images, :, part.input_rows], prepared, out[part.images, :, part.rows]
                     )  # fmt: skip
@@ -147,6 +174,14 @@ def make_plan(problem: ConvProblem, algorithm: str | Lowering, request: Request)
     return _planned(problem, None if algorithm == "auto" else make_lowering(algorithm), request)
 
 
+class _Weights(NamedTuple):
+    """What a handle keeps between calls; replaced as one, read once a call."""
+
+    prepared: Any = None
+    bias: Any = None
+    kept: Kept | None = None
+
+
 class Handle:
     """What ``numbaconv.plan`` gives: a plan with prepared weights, called like a function.
 
@@ -167,8 +202,7 @@ class Handle:
         self.plan, self.stream = plan, stream
         self.layout = layout or plan.problem.layout
         self.stage_times: Mapping[str, float] = {}
-        self._prepared: Any = None
-        self._bias: Any = None
+        self._weights = _Weights()
 
     problem = property(lambda self: self.plan.problem)
     algorithm = property(lambda self: self.plan.spec)
@@ -177,8 +211,13 @@ class Handle:
     panel_bytes = property(lambda self: self.plan.panel_bytes)
 
     @property
+    def prepared(self) -> Any:
+        """The weights as the lowering wants them; None before ``prepare``."""
+        return self._weights.prepared
+
+    @property
     def prepared_bytes(self) -> int:
-        return count_bytes(self._prepared)
+        return count_bytes(self.prepared)
 
     def prepare(self, w, bias=None) -> Handle:
         """Pack or transform the weights; returns self.
@@ -200,16 +239,18 @@ class Handle:
             raise ShapeError(
                 f"bias: the plan was made for {wanted} bias; make it with plan(..., bias={bias is not None})"
             )
-        self._bias = bias_array(bias, problem.oc, w.dtype, self.plan.request.device, self.stream)
-        self._bias = self.plan.keep_bias(self._bias, self.stream)
-        self._prepared = self.plan.prepare(w, self.stream)
+        bias = bias_array(bias, problem.oc, w.dtype, self.plan.request.device, self.stream)
+        bias = self.plan.keep_bias(bias, self.stream)
+        prepared = self.plan.prepare(w, self.stream)
+        self._weights = _Weights(prepared, bias, self.plan.kept(prepared, bias))
         return self
 
     def __call__(self, x, out=None, residual=None):
         """Run on `x`, whose axes are in the handle's `layout`; returns the output, or `out` filled."""
-        if self._prepared is None:
+        prepared, bias, kept = self._weights
+        if prepared is None:
             raise RuntimeError("plan: call prepare(w, bias) before the first run")
         result, self.stage_times = self.plan.compute(
-            x, self._prepared, self._bias, residual, out, self.layout, self.stream
+            x, prepared, bias, residual, out, self.layout, self.stream, kept=kept
         )  # fmt: skip
         return result

@@ -79,9 +79,12 @@ class HybridPlan:
         prepared = {"cuda": None if self.cuda is None else self.cuda.prepare(w, stream)}
         return prepared | {"cpu": None if self.cpu is None else self.cpu.prepare(w)}
 
-    def compute(self, x, prepared, bias=None, residual=None, out=None, layout=None, stream=None, timed=True):
+    def compute(self, x, prepared, bias=None, residual=None, out=None, layout=None, stream=None, timed=True, kept=None):
         """Run on host arrays of the caller; returns (result, stage times)."""
         return run_hybrid(self, x, prepared, bias, residual, out, layout, stream)
+
+    def kept(self, prepared: Any, bias: Any) -> None:
+        """Nothing: the CPU's part looks at its weights in every call."""
 
     def keep_bias(self, bias: Any, stream: Any = None) -> Any:
         """A checked bias; the GPU's part copies it with its images."""

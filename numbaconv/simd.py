@@ -232,3 +232,15 @@ def cycles(typingctx):
         return builder.call(counter, [])
 
     return types.int64(), codegen
+
+
+@intrinsic(prefer_literal=True)
+def stack(typingctx, size):
+    """The address of `size` bytes on the stack of the function that calls this."""
+
+    def codegen(context, builder, signature, args):
+        memory = cgutils.alloca_once(builder, ir.ArrayType(I8, size.literal_value))
+        memory.align = 64
+        return builder.ptrtoint(memory, I64)
+
+    return types.int64(size), codegen

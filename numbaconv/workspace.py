@@ -22,13 +22,6 @@ def round_up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
-def aligned(size: int) -> np.ndarray:
-    """`size` uninitialised bytes that begin on a cache line."""
-    memory = np.empty(size + ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % ALIGNMENT
-    return memory[start : start + size]
-
-
 def _data_pointer(array: np.ndarray) -> int:
     return ctypes.c_void_p.from_address(id(array) + object.__basicsize__).value or 0
 
@@ -41,6 +34,17 @@ _probe = np.zeros(3)
 address_of = _data_pointer if _data_pointer(_probe) == _address(_probe) else _address
 """The address of an array's first element. NumPy's own way builds an object and takes 1.5 us; the pointer is the first
 field of its C structure, a fixed part of its binary interface (looked at here, in case an interpreter differs)."""
+
+
+def aligned(size: int) -> np.ndarray:
+    """`size` uninitialised bytes that begin on a cache line."""
+    return aligned_array((size,), np.uint8, None, size)
+
+
+def aligned_array(shape, dtype, strides: tuple[int, ...] | None, size: int) -> np.ndarray:
+    """An uninitialised array over `size` bytes that begin on a cache line; in C order, unless given strides."""
+    memory = np.empty(size + ALIGNMENT, np.uint8)
+    return np.ndarray(shape, dtype, memory, -address_of(memory) % ALIGNMENT, strides)
 
 
 class Arena:
@@ -123,6 +127,16 @@ class checked_out:
 
     def __exit__(self, *error):
         self.shelf.put(self.buffer)
+
+
+def borrow(size: int) -> tuple[int, int, np.ndarray]:
+    """A buffer of at least `size` bytes for one call: (its size, its address, itself); it is to be given back."""
+    return _shelf.get(size)
+
+
+def give_back(buffer: tuple[int, int, np.ndarray]) -> None:
+    """Return a buffer for the next call."""
+    _shelf.put(buffer)
 
 
 def release_workspaces() -> int:

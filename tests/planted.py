@@ -8,7 +8,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 import numbaconv as nc
-from numbaconv.lowering import YES, Support
+from numbaconv.lowering import YES, Support, recorded
 from numbaconv.lowerings._template import meets
 
 
@@ -276,6 +276,16 @@ class LateActivation(Taps):
             out += bias[:, None, None]
         if residual is not None:
             out += residual
+
+
+class RecordsTooLittle(Taps):
+    """Marked as recorded, though most of what it computes does not go through the context."""
+
+    name = "records-too-little"
+
+    @recorded
+    def run(self, ctx, x, prepared, out):
+        super().run(ctx, x, prepared, out)
 
 
 class ForgetsBiasAlone(Taps):

@@ -386,4 +386,4 @@ def test_recordings_are_few(rng, monkeypatch):
     for first in range(4):
         view = room[..., first : first + 9]
         np.testing.assert_array_equal(handle(view).copy_to_host(), nc.conv2d(view.copy_to_host(), w))
-    assert len(handle._prepared.recordings) == 2
+    assert len(handle.prepared.recordings) == 2

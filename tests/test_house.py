@@ -16,9 +16,9 @@ LEVELS = [
     "jit jit_cuda machine probes timing simd",
     "geometry devices workspace",
     "gemm",
-    "accounts lowering lowering_cuda registry lift lift_cuda division",
+    "accounts lowering lowering_cuda recording registry lift lift_cuda division",
     "lowerings",
-    "arrays product_plans products products_cuda dense select find_database measured plan plan_cuda plan_hybrid",
+    "known arrays product_plans products products_cuda dense select find_database measured plan plan_cuda plan_hybrid",
     "api layers explanation",
     "networks network_plan planned_network bench ladder testing teach warmup",
     "numbaconv",  # the public names

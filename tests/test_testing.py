@@ -113,6 +113,7 @@ WRONG = [
     (misdeclared.CannotPrepare, "prepare_weights", "raised ValueError: cannot reshape"),
     (misdeclared.CannotPlan, "plan", "no plan can be made: KeyError: 'tile'"),
     (planted.LateActivation, "result", "activation='relu6'.* when the activation comes before bias and residual"),
+    (planted.RecordsTooLittle, "recorded", "recorded on other arrays gives other bits.*expected.*got"),
     (planted.ForgetsBiasAlone, "result", r"bias=True, residual=False.* when the bias is not added"),
 ]  # fmt: skip
 """A class, the rule that it breaks, and what the message must say."""

@@ -9,7 +9,8 @@ from numbaconv.devices.threads import pool_for
 from numbaconv.gemm.call import FIELD
 from numbaconv.gemm.loops import run_rounds
 from numbaconv.gemm.operands import Matrix, PackedMatrix
-from numbaconv.gemm.plan import GemmPlan, Record, fill_result
+from numbaconv.gemm.plan import GemmPlan
+from numbaconv.gemm.record import Record, fill_result
 
 
 class BoundGemm:

@@ -27,6 +27,10 @@ CALL = np.dtype([(name, np.int64) for name in (*SIZES, *OPERANDS, *KERNELS, *RES
 operand is packed by all threads before each round, or 0;
 element (i, j) of the result is at c + (i // row_inner)·rs_outer_c + (i % row_inner)·rs_c + the same for j."""
 
+POINTERS = ("a", "a_source", "a_panels", "b_source", "b_panels", "c", "scalars", "row_bias", "col_bias", "residual",
+            "a_place", "b_place", "scratch")  # fmt: skip
+"""The fields that hold addresses of a run: all but those of tables and of compiled code."""
+
 FIELD = {name: place for place, name in enumerate(CALL.names)}
 """A call record is also an int64 array: where in it each field is."""
 

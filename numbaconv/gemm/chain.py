@@ -15,7 +15,8 @@ from numbaconv.devices.threads import pool_for
 from numbaconv.gemm.call import FIELD
 from numbaconv.gemm.loops import run_chain
 from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source
-from numbaconv.gemm.plan import GemmPlan, Record, fill_result
+from numbaconv.gemm.plan import GemmPlan
+from numbaconv.gemm.record import Record, fill_result
 from numbaconv.workspace import address_of
 
 

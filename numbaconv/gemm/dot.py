@@ -18,7 +18,7 @@ from numba.core import cgutils
 from numbaconv.devices.threads import parallel
 from numbaconv.gemm.call import CALL, FIELD
 from numbaconv.gemm.operands import Finish, Matrix
-from numbaconv.gemm.plan import fill_result
+from numbaconv.gemm.record import fill_result
 from numbaconv.gemm.schedule import PARALLEL_FLOPS
 from numbaconv.gemm.store import tile_store
 from numbaconv.jit import Native, intrinsic, native

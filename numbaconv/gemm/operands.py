@@ -71,12 +71,14 @@ class Matrix:
 class Source:
     """An operand that its own packer produces (``gemm.pack`` has the signature): it need never exist in memory.
 
-    `address` is handed to the packer as it is; `keep` is what lives there.
+    `address` is handed to the packer as it is; `keep` is what lives there. Where that is a record that holds one
+    address, of an image, in its first eight bytes, then `record` may say so: the product can be recorded then.
     """
 
     packer: Native
     address: int
     keep: Any = None
+    record: np.ndarray | None = None
 
 
 def strided(matrix: Matrix, is_a: bool) -> tuple[int, ...]:

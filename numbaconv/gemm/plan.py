@@ -9,13 +9,13 @@ import numpy as np
 
 from numbaconv.devices.threads import parallel, pool_for
 from numbaconv.errors import ShapeError
-from numbaconv.gemm.axes import UNBROKEN
 from numbaconv.gemm.blocking import Blocking
-from numbaconv.gemm.call import FIELD, RESULT, fields
+from numbaconv.gemm.call import FIELD, POINTERS
 from numbaconv.gemm.loops import multiply_task, pack_a_task, pack_b_task, run_rounds
 from numbaconv.gemm.micro import micro_kernel
-from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, same_breaks, strided, tag_of
-from numbaconv.gemm.pack import STRIDED, strided_packer
+from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, tag_of
+from numbaconv.gemm.pack import strided_packer
+from numbaconv.gemm.record import Record, fill_result
 from numbaconv.gemm.schedule import Operands, Schedule, schedule
 from numbaconv.gemm.store import tile_store
 from numbaconv.jit import not_while_forking
@@ -24,13 +24,6 @@ from numbaconv.workspace import address_of, aligned, round_up
 
 SHARED_LIMIT = 32 << 20
 """Bytes of panels that are packed together before a product; more of k than that is done in several rounds."""
-
-RESULT_FIELDS = fields(RESULT)
-OPERAND_FIELDS = {side: fields((side + "_packer", side + "_panels")) for side in "ab"}
-DIRECT_FIELDS = fields(("a", "rs_a"))
-WORKSPACE_FIELDS = fields(("a_place", "accumulate"))
-ZEROS = np.zeros(128)  # what an absent bias or residual points at
-ZEROS_ADDRESS = address_of(ZEROS)
 
 
 @dataclass(frozen=True)
@@ -189,14 +182,15 @@ class GemmPlan:
         """Pack operand "a" or "b" once, for any number of runs."""
         data = aligned(self.packed_bytes(operand))
         as_a = (operand == "a") != self.schedule.swap
-        record = Record(self)
+        record = self._record()
         call = record.call
         record.set_operand("a" if as_a else "b", matrix, operand == "a")
-        call[FIELD["k_end"]] = self.k
+        call[FIELD["k_first"]], call[FIELD["k_end"]] = 0, self.k
         call[FIELD["a_panels" if as_a else "b_panels"]] = address_of(data)
         cut, groups = (self.schedule.a_cut, self._mc_groups) if as_a else (self.schedule.b_cut, self._nc_groups)
         tasks = -(-cut.parts // groups)
         parallel(pack_a_task if as_a else pack_b_task, tasks, record.address, threads)
+        self._records.append(record)
         shape = (self.m, self.k) if operand == "a" else (self.k, self.n)
         return PackedMatrix(operand, shape, self.dtype, data, self.schedule)
 
@@ -218,92 +212,54 @@ class GemmPlan:
         finish : Finish, optional
             Scale, biases, residual and limits, applied in the last store.
         """
-        chosen = self.schedule
         self.check_tags(a, b)
+        record = self._record()
+        keep = self._describe(record, a, b, c, workspace, accumulate, finish)
+        run_rounds(*pool_for(self.schedule.threads), record.address)
+        del keep
+        self._records.append(record)
+
+    def _record(self) -> Record:
+        """A call record that nobody uses; it goes back to the others afterwards."""
         try:
-            record = self._records.pop()
+            return self._records.pop()
         except IndexError:
-            record = Record(self)
-        call = record.call
-        if chosen.swap:
+            return Record(self)
+
+    def _describe(self, record: Record, a, b, c: Matrix, workspace: int, accumulate: bool, finish: Finish | None):
+        """Write all of a run into a record; returns what must stay alive."""
+        if self.schedule.swap:
             c, finish = c.transposed, finish.transposed if finish else None
             record.set_operand("a", b, False)
             record.set_operand("b", a, True)
         else:
             record.set_operand("a", a, True)
             record.set_operand("b", b, False)
-        keep = fill_result(call, c, finish, self.dtype)
         record.set_workspace(workspace, accumulate)
-        run_rounds(*pool_for(chosen.threads), record.address)
-        del keep
-        self._records.append(record)
+        return fill_result(record.call, c, finish, self.dtype)
 
+    def described(self, a, b, c: Matrix, workspace: int, accumulate: bool = False, finish: Finish | None = None):
+        """What ``run`` would hand to ``loops.run_rounds``.
 
-class Record:
-    """A call record of one plan, with room for the descriptions of two matrices; used by one run at a time."""
-
-    def __init__(self, plan: GemmPlan):
-        self.direct, self.itemsize, self.layout = plan.schedule.direct, plan.itemsize, plan.layout
-        self.call = plan.template.copy()
-        self.address = address_of(self.call)
-        self.sources = np.empty((2, len(STRIDED.names)), np.int64)
-        self.packers = {side: self.call[FIELD[side + "_packer"]] for side in "ab"}
-        self.source_addresses = {"a": address_of(self.sources[0]), "b": address_of(self.sources[1])}
-
-    def set_operand(self, side: str, operand: Matrix | Source | PackedMatrix, is_a: bool):
-        """Write where the kernel's A or B comes from; `is_a`: it is the left operand of the product as asked."""
-        if isinstance(operand, PackedMatrix):
-            self.call[FIELD[side + "_panels"]] = operand.address
-            return
-        if isinstance(operand, Source):
-            if side == "a" and self.direct:
-                raise ShapeError("gemm: the plan was promised a matrix in memory, not a source that packs itself")
-            packer, source = operand.packer.address, operand.address
-        else:
-            rows, k = (operand.rows, operand.columns) if is_a else (operand.columns, operand.rows)
-            if side == "a" and self.direct:
-                if k.step != self.itemsize or min(k.inner, rows.inner) < UNBROKEN:
-                    raise ShapeError("gemm: the plan was promised an operand that is contiguous along k")
-                self.call[DIRECT_FIELDS] = operand.address, rows.step
-                return
-            self.sources[0 if side == "a" else 1] = strided(operand, is_a)
-            packer, source = self.packers[side], self.source_addresses[side]
-        # Panels packed in an earlier run are gone: 0 until this one's are there.
-        self.call[OPERAND_FIELDS[side]] = (packer, source, 0)
-
-    def set_workspace(self, workspace: int, accumulate: bool):
-        """Write where this run packs, and whether it adds to the result."""
-        a_shared, b_shared = self.layout.a_shared, self.layout.b_shared
-        b_place = workspace + a_shared
-        self.call[WORKSPACE_FIELDS] = (
-            workspace if a_shared else 0, b_place if b_shared else 0, b_place + b_shared, accumulate
-        )  # fmt: skip
-
-
-def fill_result(call: np.ndarray, c: Matrix, finish: Finish | None, dtype: np.dtype):
-    """Write a call record's fields of the result, in their order in ``call.RESULT``; returns what must stay alive."""
-    rows, columns = c.rows, c.columns
-    if finish and finish.residual is not None:
-        rows, r = same_breaks(rows, finish.residual.rows)
-        columns, s = same_breaks(columns, finish.residual.columns)
-    place = (c.address, rows.step, rows.outer, columns.step, columns.outer, rows.inner, columns.inner)
-    scalars = row_bias = col_bias = residual = ZEROS_ADDRESS
-    row_step = col_step = finishing = 0
-    residual_steps = (0, 0, 0, 0)
-    numbers = None
-    if finish and not finish.trivial:
-        finishing = 1
-        numbers = np.array([finish.alpha, finish.low, finish.high], dtype)
-        scalars = address_of(numbers)
-        if finish.row_bias is not None:
-            row_bias, row_step = address_of(finish.row_bias), dtype.itemsize
-        if finish.col_bias is not None:
-            col_bias, col_step = address_of(finish.col_bias), dtype.itemsize
-        if finish.residual is not None:
-            residual, residual_steps = finish.residual.address, (r.step, r.outer, s.step, s.outer)
-    call[RESULT_FIELDS] = (*place, finishing, scalars, row_bias, row_step, col_bias, col_step, residual,
-                           *residual_steps)  # fmt: skip
-    return numbers, finish
+        Returns
+        -------
+        records : list of ndarray
+            The call record and others that it points at; empty where a source does not say what its record is.
+        pointers : list of (record's number, offset)
+            Where in them are addresses.
+        keep : object
+            What they point at that is no array of the run.
+        """
+        record = Record(self)
+        keep = self._describe(record, a, b, c, workspace, accumulate, finish)
+        sources = [operand for operand in (a, b) if isinstance(operand, Source)]
+        if any(source.record is None for source in sources):
+            return [], [], None
+        records = [record.call, record.sources, *(source.record for source in sources)]
+        bases = [(1, 0), (1, record.sources.strides[0])]
+        pointers = [(0, 8 * FIELD[name]) for name in POINTERS] + bases + [(2 + i, 0) for i in range(len(sources))]
+        finishing = keep[0]
+        return records, pointers, (self, finishing)
 
 
 @functools.lru_cache(1024)

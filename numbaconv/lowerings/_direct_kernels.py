@@ -7,25 +7,33 @@ from __future__ import annotations
 
 import functools
 
-from llvmlite import ir
+import numpy as np
 from numba import types
 from numba.core import cgutils
 
-from numbaconv.jit import Native, intrinsic, native
+from numbaconv.jit import Native, compiled, intrinsic, native
 from numbaconv.machine import detect
-from numbaconv.simd import I8, I64, Lanes, array_at, const
+from numbaconv.simd import Lanes, array_at, const, load_i32, load_i64, store_i32, store_i64
 
 
-@intrinsic(prefer_literal=True)
-def stack(typingctx, size):
-    """The address of `size` bytes on the stack of the function that calls this."""
+@compiled
+def block_weights(itemsize, w, target, channels, lanes, n1, n2, n3, oc, s1, s2, s3):
+    """A group's weights as [vector of output channels][n1][n2][n3][lanes], zeros beyond the last channel.
 
-    def codegen(context, builder, signature, args):
-        memory = cgutils.alloca_once(builder, ir.ArrayType(I8, size.literal_value))
-        memory.align = 64
-        return builder.ptrtoint(memory, I64)
-
-    return types.int64(size), codegen
+    Addresses, and steps of `w` in bytes: from output channel to output channel, and along the three axes.
+    """
+    for first in range(0, channels, lanes):
+        for i in range(n1):
+            for j in range(n2):
+                for k in range(n3):
+                    place = w + first * oc + i * s1 + j * s2 + k * s3
+                    for lane in range(lanes):
+                        inside = first + lane < channels
+                        if itemsize == 4:
+                            store_i32(target + 4 * lane, load_i32(place + lane * oc) if inside else np.int32(0))
+                        else:
+                            store_i64(target + 8 * lane, load_i64(place + lane * oc) if inside else 0)
+                    target += lanes * itemsize
 
 
 @intrinsic(prefer_literal=True)

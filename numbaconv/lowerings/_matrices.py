@@ -56,13 +56,17 @@ def weights_call(problem, pixels: int, k: int, count: int, by_pixels: bool | Non
 
 def pack_weights(problem, request, matrices, gemm_calls) -> list[PackedMatrix]:
     """Pack weights, each a matrix (channels x terms), as the operand of the first product that takes its like."""
-    calls = gemm_calls(problem, request)
     packed = []
     for w in matrices:
-        plan = weights_plan(calls, *w.shape, problem, request)
+        plan = _plan_to_pack_for(gemm_calls, *w.shape, problem, request)
         operand = "a" if plan.operands.a_packed else "b"
         packed.append(plan.pack(operand, Matrix.of(w if operand == "a" else w.T), request.num_threads))
     return packed
+
+
+@functools.lru_cache(1024)
+def _plan_to_pack_for(gemm_calls, channels: int, k: int, problem, request):
+    return weights_plan(gemm_calls(problem, request), channels, k, problem, request)
 
 
 def group(problem, x: np.ndarray, g: int) -> np.ndarray:

@@ -93,7 +93,7 @@ def place_sources(records: np.ndarray, x: np.ndarray) -> list[Source]:
     placed = place_records(records, x)
     packer = packer_for(x.itemsize, placed[0])
     first = address_of(placed)
-    return [Source(packer, first + i * PATCHES.itemsize, (placed, x)) for i in range(len(placed))]
+    return [Source(packer, first + i * PATCHES.itemsize, (placed, x), placed[i : i + 1]) for i in range(len(placed))]
 
 
 def packer_for(itemsize: int, record) -> Native:

@@ -17,8 +17,7 @@ import functools
 import numpy as np
 
 from numbaconv.jit import Native, compiled, native
-from numbaconv.lowerings._direct_kernels import stack
-from numbaconv.simd import invoke, load_i64, record_at, store_i64
+from numbaconv.simd import invoke, load_i64, record_at, stack, store_i64
 
 TABLE_BYTES = 8 * 64
 """Of the addresses of a tile of at most 8 x 8."""

@@ -13,10 +13,9 @@ import numpy as np
 
 from numbaconv.devices.threads import parallel
 from numbaconv.jit import Native, native
-from numbaconv.lowerings._direct_kernels import stack
 from numbaconv.lowerings._winograd_division import Filters, Shape
 from numbaconv.lowerings._winograd_points import minimal_filter
-from numbaconv.simd import array_at, record_at
+from numbaconv.simd import array_at, record_at, stack
 from numbaconv.workspace import address_of, aligned
 
 FIELDS = ("w", "u", "down", "along", "inner", "channels", "kh", "kw", "n_h", "n_w", "vectors", "chunk", "panel")

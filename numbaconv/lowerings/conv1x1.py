@@ -12,7 +12,7 @@ from __future__ import annotations
 from numbaconv.gemm.axes import UNBROKEN
 from numbaconv.gemm.cuda_loaders import ROWS, Rows
 from numbaconv.gemm.cuda_plan import Operand
-from numbaconv.lowering import YES, Lowering, Support
+from numbaconv.lowering import YES, Lowering, Support, recorded
 from numbaconv.lowering_cuda import CudaForm
 from numbaconv.lowerings._cuda_gather import patches
 from numbaconv.lowerings._cuda_matrices import image_call, multiply_image, vector_of, weights_operand
@@ -91,6 +91,7 @@ class Conv1x1(Lowering):
     def prepare_weights(self, problem, request, w):
         return pack_weights(problem, request, tap_major(problem, w), self.gemm_calls)
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
         for g, weights in enumerate(prepared):

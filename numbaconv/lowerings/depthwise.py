@@ -22,9 +22,9 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, copy_records, reached, window_of
+from numbaconv.geometry import GEOMETRY, SIZES, reached, window_of
 from numbaconv.jit import Native, native
-from numbaconv.lowering import LIMITS, YES, Lowering, Support
+from numbaconv.lowering import LIMITS, YES, Lowering, Support, recorded
 from numbaconv.lowering_cuda import CudaForm
 from numbaconv.lowerings._cuda_direct import (
     NO_IMAGE,
@@ -38,7 +38,6 @@ from numbaconv.lowerings._cuda_matrices import keep_copy
 from numbaconv.lowerings._depthwise_tile import GATHER, PAIRS, UNIT, tile
 from numbaconv.machine import detect
 from numbaconv.simd import record_at
-from numbaconv.workspace import address_of
 
 TILES = (8, 7, 4)  # outputs of a tile across its lanes; layers' sides are multiples of 7 or of 8
 MOST_TAPS, MOST_STRIDE = 7, 2  # across the tile: kernels beyond run a loop over their taps, and share no vectors
@@ -240,16 +239,14 @@ class Depthwise(Lowering):
         padded[: p.oc] = w[:, 0]
         return np.ascontiguousarray(padded.reshape(blocks, lanes, p.kh, p.kw).transpose(0, 2, 3, 1))
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         if not out.size:
             return
         last = ctx.residual is None  # bias and limits go into the store unless something is added in between
-        kernel, tasks, template, zeros = _setup(ctx.problem, ctx.threads, x.strides, out.strides)
+        kernel, tasks, record, zeros = _setup(ctx.problem, ctx.threads, x.strides, out.strides)
         bias = ctx.bias if last and ctx.bias is not None else zeros
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], ctx.problem.dtype)
-        record = copy_records(template)
-        for name, array in zip(FIELDS, (x, out, prepared, bias, limits)):
-            record[name] = address_of(array)
-        ctx.multiply_by(kernel, tasks, address_of(record))
+        ctx.multiply_by(kernel, tasks, record, x=x, out=out, w=prepared, bias=bias, limits=limits)
         if not last:
             ctx.epilogue(out)

@@ -21,15 +21,15 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, copy_records, reached, window_of
+from numbaconv.geometry import GEOMETRY, SIZES, STEPS, reached, window_of
 from numbaconv.jit import Native, native
-from numbaconv.lowering import LIMITS, Lowering
+from numbaconv.lowering import LIMITS, Lowering, recorded
 from numbaconv.lowering_cuda import CudaForm
 from numbaconv.lowerings._cuda_direct import NO_IMAGE, direct_grid, direct_kernel, direct_task, image_of
 from numbaconv.lowerings._cuda_matrices import keep_weights
-from numbaconv.lowerings._direct_kernels import put_kernel, stack, steps_kernel
+from numbaconv.lowerings._direct_kernels import block_weights, put_kernel, steps_kernel
 from numbaconv.machine import detect
-from numbaconv.simd import array_at, invoke, load_i64, record_at
+from numbaconv.simd import array_at, invoke, load_i64, record_at, stack
 from numbaconv.workspace import address_of, aligned
 
 MOST_PIXELS, MOST_VECTORS = 14, 3
@@ -188,7 +188,7 @@ def _division(problem, threads: int, vectors: int, blocks: int) -> tuple[int, in
 
 @functools.lru_cache(1024)
 def _setup(problem, threads: int, x_strides, o_strides):
-    """(task, number of tasks, record without addresses, what the record points at)."""
+    """(task, number of tasks, record without addresses, table of kernels, a bias of zeros)."""
     p, size, lanes = problem, problem.itemsize, _lanes(problem)
     blocks = -(-p.ocg // lanes)
     vectors, tiles = _tiles(p.ow, blocks, WAYS if p.sw * x_strides[3] % PAGE == 0 else MOST_PIXELS)
@@ -212,13 +212,13 @@ def _setup(problem, threads: int, x_strides, o_strides):
     values = {
         "vectors": vectors, "tiles": tiles, "channels": p.ocg, "inner": p.icg, "groups": p.g, "bands": bands,
         "rows_a_band": rows_a_band, "chunks": chunks, "vectors_a_chunk": vectors_a_chunk, "w_group": blocks * w_vector,
-        "w_vector": w_vector, **dict(zip(("w_r", "w_s", "w_c"), steps)), "kernels": address_of(kernels),
+        "w_vector": w_vector, **dict(zip(("w_r", "w_s", "w_c"), steps)),
         **dict(zip(("o_n", "o_c", "o_h", "o_w"), (stride // size for stride in o_strides))),
         **dict(zip(STEPS, (stride // size for stride in x_strides))), **{name: getattr(p, name) for name in SIZES},
     }  # fmt: skip
     for name, value in values.items():
         record[name] = value
-    return _task(size, lanes, tap_major), p.mb * p.g * bands * chunks, record, (kernels, np.zeros(p.oc, p.dtype))
+    return _task(size, lanes, tap_major), p.mb * p.g * bands * chunks, record, kernels, np.zeros(p.oc, p.dtype)
 
 
 class Direct(Lowering):
@@ -238,26 +238,27 @@ class Direct(Lowering):
 
     def prepare_weights(self, problem, request, w):
         p, lanes = problem, _lanes(problem)
-        blocks = -(-p.ocg // lanes)
-        padded = np.zeros((p.g, blocks * lanes, p.icg, p.kh, p.kw), p.dtype)
-        padded[:, : p.ocg] = w.reshape(p.g, p.ocg, p.icg, p.kh, p.kw)
-        order = (0, 1, 4, 5, 3, 2) if p.layout == "nhwc" else (0, 1, 5, 3, 4, 2)
-        blocked = padded.reshape(p.g, blocks, lanes, p.icg, p.kh, p.kw).transpose(order)
-        prepared = aligned(padded.nbytes).view(p.dtype).reshape(blocked.shape)
-        prepared[...] = blocked
+        channels, size = p.ocg, p.itemsize
+        (_, c, r, s), (oc_step, c_step, r_step, s_step) = w.shape, w.strides
+        axes = (r, s, c, oc_step, r_step, s_step, c_step)
+        if p.layout != "nhwc":
+            axes = (s, c, r, oc_step, s_step, c_step, r_step)
+        group = -(-channels // lanes) * lanes * c * r * s * size
+        prepared = aligned(p.g * group)
+        source, target = address_of(w), address_of(prepared)
+        for g in range(p.g):
+            block_weights(size, source + g * channels * oc_step, target + g * group, channels, lanes, *axes)
         return prepared
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
         if not out.size:
             return
         last = ctx.residual is None  # bias and limits go into the store unless something is added in between
-        task, tasks, template, (_, zeros) = _setup(p, ctx.threads, x.strides, out.strides)
+        task, tasks, record, kernels, zeros = _setup(p, ctx.threads, x.strides, out.strides)
         bias = ctx.bias if last and ctx.bias is not None else zeros
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
-        record = copy_records(template)
-        record["x"], record["out"], record["w"] = address_of(x), address_of(out), address_of(prepared)
-        record["bias"], record["limits"] = address_of(bias), address_of(limits)
-        ctx.multiply_by(task, tasks, address_of(record))
+        ctx.multiply_by(task, tasks, record, x=x, out=out, w=prepared, bias=bias, limits=limits, kernels=kernels)
         if not last:
             ctx.epilogue(out)

@@ -21,15 +21,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, copy_records, reached
+from numbaconv.geometry import GEOMETRY, SIZES, STEPS, reached
 from numbaconv.jit import Native, native
-from numbaconv.lowering import LIMITS
+from numbaconv.lowering import LIMITS, recorded
 from numbaconv.lowerings._direct_jit_kernels import tiles_kernel
-from numbaconv.lowerings._direct_kernels import put_kernel, stack, steps_kernel
+from numbaconv.lowerings._direct_kernels import put_kernel, steps_kernel
 from numbaconv.lowerings.direct import MOST_PIXELS, PAGE, TASKS_A_THREAD, TILE_VECTORS, WAYS, Direct, _lanes, _tiles
 from numbaconv.machine import detect
-from numbaconv.simd import array_at, invoke, load_i64, record_at
-from numbaconv.workspace import address_of
+from numbaconv.simd import array_at, invoke, load_i64, record_at, stack
 
 FIELDS = (
     "x", "out", "w", "bias", "limits", "residual", "whole", "parts", "runs", "runs_a_row", "vectors", "channels",
@@ -191,7 +190,7 @@ def _loops(problem, x_strides, w_steps) -> tuple[Loop, Loop, Loop]:
 
 @functools.lru_cache(1024)
 def _setup(problem, threads: int, x_strides, o_strides, r_strides):
-    """(task, number of tasks, record without a call's addresses, whether it adds the residual, tables, zeros)."""
+    """(task, number of tasks, record without addresses, whether it adds the residual, tables for it, a bias of 0)."""
     p = flat(problem, x_strides, o_strides, *([r_strides] if r_strides else []))
     size, lanes = p.itemsize, _lanes(p)
     blocks, vector, pixel = -(-p.ocg // lanes), lanes * size, p.sw * x_strides[3]
@@ -215,13 +214,12 @@ def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     everywhere = all(run[3] for run in runs)
     if not everywhere:
         parts[:, 0] = put_kernel(size, lanes, way).address
-    table = np.array([run[:3] for run in runs], np.int64)
     vectors_a_chunk = -(-(-(-blocks // vectors)) // chunks) * vectors
     chunks = -(-blocks // vectors_a_chunk)
     added = r_strides if r_strides and everywhere else (0,) * 4
     values = {
-        "whole": address_of(whole), "parts": address_of(parts), "runs": address_of(table), "runs_a_row": len(runs),
-        "vectors": vectors, "channels": p.ocg, "inner": p.icg, "groups": p.g, "bands": bands, "chunks": chunks,
+        "runs_a_row": len(runs), "vectors": vectors, "channels": p.ocg, "inner": p.icg, "groups": p.g, "bands": bands,
+        "chunks": chunks,
         "vectors_a_chunk": vectors_a_chunk, "w_group": blocks * p.K * vector, "w_vector": p.K * vector,
         "w_r": w_r, "w_s": w_s, "w_c": w_c, "rows_inside": p.layout == "nchw",
         **{name: loop.count for name, loop in zip(("n1", "n2", "n3"), loops)},
@@ -234,8 +232,8 @@ def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     record = np.zeros(1, DIRECT_JIT)
     for name, value in values.items():
         record[name] = value
-    kept = whole, parts, table, np.zeros(p.oc, p.dtype)
-    return _task(size, lanes), p.mb * p.g * bands * chunks, record, everywhere, kept
+    tables = {"whole": whole, "parts": parts, "runs": np.array([run[:3] for run in runs], np.int64)}
+    return _task(size, lanes), p.mb * p.g * bands * chunks, record, everywhere, tables, np.zeros(p.oc, p.dtype)
 
 
 class DirectJit(Direct):
@@ -251,19 +249,17 @@ class DirectJit(Direct):
         filled = problem.ocg / (-(-problem.ocg // lanes) * lanes)
         return 0.97 * problem.K / (problem.K + stores) * filled * lanes / detect().lanes(problem.dtype)
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p, residual = ctx.problem, ctx.residual
         if not out.size:
             return
         r_strides = None if residual is None else residual.strides
-        task, tasks, template, adds, (*_, zeros) = _setup(p, ctx.threads, x.strides, out.strides, r_strides)
+        task, tasks, record, adds, tables, zeros = _setup(p, ctx.threads, x.strides, out.strides, r_strides)
         last = residual is None or adds  # bias, residual and limits go into the last store
-        record = copy_records(template)
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
         bias = ctx.bias if last and ctx.bias is not None else zeros
-        for name, array in (("x", x), ("out", out), ("w", prepared), ("bias", bias), ("limits", limits)):
-            record[name] = address_of(array)
-        record["residual"] = 0 if residual is None or not last else address_of(residual)
-        ctx.multiply_by(task, tasks, address_of(record))
+        ctx.multiply_by(task, tasks, record, x=x, out=out, w=prepared, bias=bias, limits=limits,
+                        residual=residual if last else None, **tables)  # fmt: skip
         if not last:
             ctx.epilogue(out)

@@ -13,7 +13,7 @@ Memory: 0 (GEMM's panels only).    Cost: mb·oc·ic/g·kh·kw·oh·ow multiply-a
 
 from __future__ import annotations
 
-from numbaconv.lowering import Lowering
+from numbaconv.lowering import Lowering, recorded
 from numbaconv.lowering_cuda import CudaForm
 from numbaconv.lowerings._cuda_gather import padded_channels, patches
 from numbaconv.lowerings._cuda_matrices import image_call, multiply_image, weights_operand
@@ -57,6 +57,7 @@ class ImplicitGemm(Lowering):
     def prepare_weights(self, problem, request, w):
         return pack_weights(problem, request, tap_major(problem, w), self.gemm_calls)
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
         for g, weights in enumerate(prepared):

@@ -12,7 +12,7 @@ Memory: 0.    Cost: mb·oc·ic/g·kh·kw·oh·ow multiply-adds.
 from __future__ import annotations
 
 from numbaconv.gemm import Axis, Matrix
-from numbaconv.lowering import YES, Lowering, Support
+from numbaconv.lowering import YES, Lowering, Support, recorded
 from numbaconv.lowerings._matrices import group, multiply_weights, pack_weights, tap_major, weights_call
 from numbaconv.lowerings._patches import patch_source
 from numbaconv.lowerings.implicit import CudaImplicitGemm
@@ -48,6 +48,7 @@ class Patchify(Lowering):
     def prepare_weights(self, problem, request, w):
         return pack_weights(problem, request, tap_major(problem, w), self.gemm_calls)
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p = ctx.problem
         for g, weights in enumerate(prepared):

@@ -19,8 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from numbaconv.geometry import copy_records
-from numbaconv.lowering import LIMITS, YES, Lowering, Support
+from numbaconv.lowering import LIMITS, YES, Lowering, Support, recorded
 from numbaconv.lowerings._winograd_division import Blocks, Filters, Shape, scratch_of
 from numbaconv.lowerings._winograd_products import products_kernel
 from numbaconv.lowerings._winograd_strips import putting_kernel, taking_kernel, way_of
@@ -28,7 +27,6 @@ from numbaconv.lowerings._winograd_task import SIZES, WINOGRAD, stage_addresses,
 from numbaconv.lowerings._winograd_transform import reading_kernel, writing_kernel
 from numbaconv.lowerings._winograd_weights import transformed_weights
 from numbaconv.request import ADMITTED
-from numbaconv.workspace import address_of
 
 PIECES = (64, 32, 16)
 """Terms of a sum before it is added to the others; shorter ones err less and cost more."""
@@ -106,6 +104,7 @@ class Winograd(Lowering, abstract=True):
     def prepare_weights(self, problem, request, w):
         return transformed_weights(problem, self.filters(problem), w, request.num_threads)
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p, residual = ctx.problem, ctx.residual
         if not out.size:
@@ -115,15 +114,12 @@ class Winograd(Lowering, abstract=True):
         added = residual if last else None
         strides = x.strides, out.strides, (0,) * 4 if added is None else added.strides
         pieces = self.pieces(p, ctx.request)
-        tasks, size, template, constants = _setup(self.filters(p), pieces, p, ctx.threads, *strides)
-        record, scratch = copy_records(template), ctx.take("blocks of tiles", (size,), np.uint8)
+        tasks, size, record, constants = _setup(self.filters(p), pieces, p, ctx.threads, *strides)
+        scratch = ctx.take("blocks of tiles", (size,), np.uint8)
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
-        bias = ctx.bias if last and ctx.bias is not None else constants[0]
-        for name, array in (("x", x), ("out", out), ("w", prepared), ("bias", bias), ("limits", limits),
-                            ("scratch", scratch)):  # fmt: skip
-            record[name] = address_of(array)
-        record["residual"] = 0 if added is None else address_of(added)
-        ctx.multiply_by(winograd_task, tasks, address_of(record))
+        bias = ctx.bias if last and ctx.bias is not None else constants["zeros"]
+        ctx.multiply_by(winograd_task, tasks, record, x=x, out=out, w=prepared, bias=bias, limits=limits,
+                        residual=added, scratch=scratch, **constants)  # fmt: skip
         if not last:
             ctx.epilogue(out)
 
@@ -137,7 +133,7 @@ def _sizes(filters: Filters, problem, threads: int) -> tuple[int, int]:
 
 @functools.lru_cache(1024)
 def _setup(filters: Filters, pieces: int, problem, threads: int, x_strides, o_strides, r_strides):
-    """(number of tasks, bytes of scratch, record without a call's addresses, what the record points at)."""
+    """(number of tasks, bytes of scratch, record without addresses, tables that belong into its fields)."""
     p, size, shape, blocks = problem, problem.itemsize, Shape.of(problem), Blocks.of(problem, filters, threads)
     way_in, way_out = way_of(x_strides, size), way_of(o_strides, size)
     kernels = np.zeros((shape.panel, 2), np.int64)
@@ -149,9 +145,8 @@ def _setup(filters: Filters, pieces: int, problem, threads: int, x_strides, o_st
     stages = stage_addresses(size, shape.lanes)
     rows, columns = filters.tiles(p)
     values = {
-        "stages": address_of(stages), "read": reading_kernel(size, shape.lanes, *filters).address,
-        "write": writing_kernel(size, shape.lanes, *filters).address, "kernels": address_of(kernels),
-        "fewest_rows": blocks.fewest_rows, "zeros": address_of(zeros), "no_limits": address_of(no_limits),
+        "read": reading_kernel(size, shape.lanes, *filters).address,
+        "write": writing_kernel(size, shape.lanes, *filters).address, "fewest_rows": blocks.fewest_rows,
         "whole_in": way_in == "channels" and p.icg % shape.lanes == 0,
         "whole_out": way_out == "channels" and p.ocg % shape.lanes == 0,
         "m_h": filters.m_h, "m_w": filters.m_w, "n_h": filters.n_h, "n_w": filters.n_w, "tiles_h": rows,
@@ -170,7 +165,8 @@ def _setup(filters: Filters, pieces: int, problem, threads: int, x_strides, o_st
     record = np.zeros(1, WINOGRAD)
     for name, value in values.items():
         record[name] = value
-    return *_sizes(filters, p, threads), record, (zeros, no_limits, kernels, stages)
+    constants = {"zeros": zeros, "no_limits": no_limits, "kernels": kernels, "stages": stages}
+    return *_sizes(filters, p, threads), record, constants
 
 
 class WinogradF2(Winograd):

@@ -107,6 +107,11 @@ def _check_runs(trial: Trial, plan: Plan, framed: bool, again: bool = True) -> N
     trial.count(plan, first)
     if not again:
         return
+    if not framed and (repeated := trial.recorded(plan, prepared)) is not None:
+        different = first.out.view(f"u{first.out.itemsize}") != repeated.view(f"u{first.out.itemsize}")
+        if different.any():
+            trial.fail("recorded", "a call that was recorded on other arrays gives other bits: "
+                                   + difference(repeated, first.out, different))  # fmt: skip
     # An emulated device launches anew at first, and then launches again what it recorded.
     for fill in (JUNK, NAN) if trial.place.emulated else (JUNK,):
         second = trial.run(plan, prepared, trial.sample().x, framed=framed, scratch=fill, as_users=True)

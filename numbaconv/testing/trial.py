@@ -159,6 +159,22 @@ class Trial:
                 self.fail("inputs are left alone", f"{name} was changed")
         return Run(np.array(target.array), seen)
 
+    def recorded(self, plan, prepared) -> np.ndarray | None:
+        """The result of a call that was recorded on other arrays; None where the plan records none."""
+        if not getattr(plan, "recorded", False):
+            return None
+        bias, residual = self.terms(plan)
+        plan.known.clear()
+        for factor in (-3, 1):
+            x = self._guarded(factor * self.sample().x).array
+            shift = None if bias is None else factor * bias
+            added = None if residual is None else self._guarded(factor * residual).array
+            try:
+                result, _ = plan.compute(x, prepared, shift, added, None, "nchw")
+            except Exception as error:
+                self.fail("recorded", f"raised {type(error).__name__}: {error}", error)
+        return np.array(result)
+
     def _guarded(self, values, margins=None, fill=NAN, layout: str | None = None) -> Guarded:
         """Values in memory that tells, as a window of other memory where there are `margins`."""
         zone = ZONE if margins else self.place.zone
