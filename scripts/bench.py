@@ -2,6 +2,7 @@
 
     python scripts/bench.py gemm --both --num-threads 1 2
     python scripts/bench.py micro
+    python scripts/bench.py overhead --num-threads 1 2
     python scripts/bench.py patches --num-threads 1 2
     python scripts/bench.py conv --networks resnet50 --peers torch-cl ncnn --json results.json
     python scripts/bench.py conv --networks resnet50 --match kh3sh1 --algorithms im2col --peers
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import re
@@ -26,7 +28,8 @@ from pathlib import Path
 import numba
 
 from numbaconv import probes
-from numbaconv.bench import micro, ours, patches, regret, report, suites
+from numbaconv.bench import micro, ours, overhead, patches, regret, report, suites
+from numbaconv.bench.contender import WrongResult
 from numbaconv.bench.conv_peers import CONV_PEERS
 from numbaconv.bench.peers import GEMM_PEERS, Peer, choose
 from numbaconv.errors import NumbaconvError
@@ -81,6 +84,11 @@ def parser() -> argparse.ArgumentParser:
     copies = commands.add_parser("patches", parents=[common], help="im2col's copying, against the machine's")
     copies.set_defaults(run=run_patches)
 
+    small = commands.add_parser(
+        "overhead", parents=[common], help="what calls of tiny convolutions cost over the kernel"
+    )
+    small.set_defaults(run=run_overhead)
+
     conv = commands.add_parser("conv", parents=[common, layers], help="convolutions")
     conv.add_argument("--algorithms", nargs="+", metavar="NAME", default=["auto"], help="ours to time (default auto)")
     conv.set_defaults(run=run_conv)
@@ -121,6 +129,21 @@ def run_patches(options: argparse.Namespace) -> int:
     for threads in options.num_threads or [default_threads()]:
         for row in patches.measure(threads):
             print(f"{row.layer:<58} {threads:>7} {row.size / 1e6:>6.0f} {row.gigabytes:>13.1f} {row.share:>18.1%}")
+    return 0
+
+
+def run_overhead(options: argparse.Namespace) -> int:
+    print(
+        f"microseconds, median call\n{'convolution':<36} {'threads':>7}" + "".join(f"{n:>12}" for n in overhead.CALLS)
+    )
+    try:
+        for threads in options.num_threads or [default_threads()]:
+            for row in overhead.measure(threads, options.rounds):
+                cells = "".join(f"{1e6 * row.seconds.get(name, math.nan):>12.2f}" for name in overhead.CALLS)
+                print(f"{row.algorithm + ' ' + row.problem:<36} {threads:>7}{cells}", flush=True)
+    except WrongResult as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

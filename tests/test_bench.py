@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from numbaconv.bench import contender, ours, report, suites
+from numbaconv.bench import contender, ours, overhead, report, suites
 from numbaconv.bench.contender import Contender, WrongResult
 from numbaconv.bench.conv_peers import CONV_PEERS
 from numbaconv.bench.peers import GEMM_PEERS, Peer, UnknownPeer, choose
@@ -412,3 +412,24 @@ def test_our_conv_is_a_contender(layout):
         made.call()
         made.call()
         assert len(made.stages["multiply"]) == 3  # the check's, and two
+
+
+def test_overhead_is_timed_for_every_way_to_call(script, monkeypatch, capsys):
+    asked = []
+
+    def burst(functions, rounds):
+        asked.append((list(functions), rounds))
+        return {name: Sample((function() is None or 1e-6,), 1.0) for name, function in functions.items()}
+
+    monkeypatch.setattr(overhead, "burst", burst)
+    monkeypatch.setattr(overhead, "CASES", (("auto", "mb1ic1ih8oc1kh3ph1"), ("conv1x1", "mb1ic8ih8oc8kh1ph0")))
+    assert script.main(["overhead", "--num-threads", "1", "2", "--rounds", "3"]) == 0
+    assert [rounds for _, rounds in asked] == [3] * 4
+    assert asked[0][0][:5] == list(overhead.CALLS[:5])
+    printed = capsys.readouterr().out
+    assert printed.count("conv1x1 mb1ic8ih8oc8kh1ph0") == printed.count("depthwise mb1ic1ih8oc1kh3ph1") == 2
+    assert "0.02" in printed  # a kernel's share of a microsecond for all repeats
+    monkeypatch.setattr(overhead.api, "conv2d", lambda x, w, **options: np.zeros((1, 1, 8, 8), "f4"))
+    with pytest.raises(WrongResult, match="conv2d is wrong"):
+        next(overhead.measure(1))
+    assert script.main(["overhead"]) == 1
