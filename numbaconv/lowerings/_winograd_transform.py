@@ -1,10 +1,5 @@
 """The transforms of Winograd's tiles as straight-line vector code: lanes are channels, constants are in the code.
 
-A matrix times a vector of LLVM vectors is written out with what its rows have in common computed once:
-
-    B^T: rows of +p and -p agree in even places and differ in sign in odd ones     E, O  ->  E + pO, E - pO
-    A^T: columns of +p and -p do so down their rows                         a, b  ->  a + b, a - b, then the rows
-
 A tile's places are found in a table of addresses, so tiles inside, at the edge, and in a strip of turned pixels are
 read and written by the same code.
 """
@@ -12,7 +7,6 @@ read and written by the same code.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from fractions import Fraction
 
 from llvmlite import ir
@@ -20,91 +14,26 @@ from numba import types
 from numba.core import cgutils
 
 from numbaconv.jit import Native, intrinsic, native
-from numbaconv.lowerings._winograd_points import Rows, minimal_filter
+from numbaconv.lowerings._winograd_additions import both_sides, times_columns, times_rows
+from numbaconv.lowerings._winograd_points import minimal_filter
 from numbaconv.machine import detect
 from numbaconv.simd import BYTES, Lanes, const
 
-# ------------------------------------------------------------------------------------------- a matrix times a vector
 
+class Vectors:
+    """``Arithmetic`` with LLVM vectors; a constant is in every lane."""
 
-def _constant(v: Lanes, value: Fraction):
-    return ir.Constant(v.vector, [float(value)] * v.lanes)
+    def __init__(self, v: Lanes):
+        self.v, self.add, self.subtract = v, v.builder.fadd, v.builder.fsub
 
+    def _constant(self, factor: Fraction):
+        return ir.Constant(self.v.vector, [float(factor)] * self.v.lanes)
 
-def _combine(v: Lanes, factors: Sequence[Fraction], values):
-    """The sum of factor times value, with as few operations as that takes."""
-    terms = sorted(((f, x) for f, x in zip(factors, values) if f), key=lambda term: (term[0] != 1, abs(term[0]) != 1))
-    (first, total), *rest = terms
-    if first != 1:
-        total = v.builder.fmul(total, _constant(v, first))
-    for factor, value in rest:
-        if factor == 1:
-            total = v.builder.fadd(total, value)
-        elif factor == -1:
-            total = v.builder.fsub(total, value)
-        else:
-            total = v.fma(_constant(v, factor), value, total)
-    return total
+    def scaled(self, factor: Fraction, x):
+        return self.v.builder.fmul(x, self._constant(factor))
 
-
-def opposed(one: Sequence[Fraction], other: Sequence[Fraction]) -> tuple[list[int], list[int]] | None:
-    """Places where two vectors agree and where they differ in sign only, if there are both and nothing else."""
-    same = [k for k, (a, b) in enumerate(zip(one, other)) if a == b and a]
-    signs = [k for k, (a, b) in enumerate(zip(one, other)) if a == -b and a]
-    nothing = sum(not a and not b for a, b in zip(one, other))
-    return (same, signs) if same and signs and len(same) + len(signs) + nothing == len(one) else None
-
-
-def _pairs(vectors: Sequence[Sequence[Fraction]]) -> dict[int, int]:
-    """Each vector's opposed partner, under the first of the two."""
-    found: dict[int, int] = {}
-    for i, one in enumerate(vectors):
-        for j in range(i + 1, len(vectors)):
-            if i not in found.values() and j not in found.values() and opposed(one, vectors[j]):
-                found[i] = j
-                break
-    return found
-
-
-def times_rows(v: Lanes, matrix: Rows, values):
-    """`matrix` times `values`; opposed rows share their parts."""
-    pairs, result = _pairs(matrix), [None] * len(matrix)
-    for i, row in enumerate(matrix):
-        if i in pairs:
-            same, signs = opposed(row, matrix[pairs[i]])
-            even = _combine(v, [row[k] for k in same], [values[k] for k in same])
-            factor = row[signs[-1]]
-            odd = _combine(v, [row[k] / factor for k in signs], [values[k] for k in signs])
-            result[i] = _combine(v, [Fraction(1), factor], [even, odd])
-            result[pairs[i]] = _combine(v, [Fraction(1), -factor], [even, odd])
-        elif i not in pairs.values():
-            result[i] = _combine(v, row, values)
-    return result
-
-
-def times_columns(v: Lanes, matrix: Rows, values):
-    """`matrix` times `values`; opposed columns share sum and difference."""
-    columns = list(zip(*matrix))
-    pairs, kept, shared = _pairs(columns), [], []
-    for j, column in enumerate(columns):
-        if j in pairs:
-            same, signs = opposed(column, columns[pairs[j]])
-            for places, join in ((same, v.builder.fadd), (signs, v.builder.fsub)):
-                kept.append([factor if i in places else Fraction(0) for i, factor in enumerate(column)])
-                shared.append(join(values[j], values[pairs[j]]))
-        elif j not in pairs.values():
-            kept.append(column)
-            shared.append(values[j])
-    return [_combine(v, row, shared) for row in zip(*kept)]
-
-
-def both_sides(v: Lanes, apply, of_rows: Rows, of_columns: Rows, values):
-    """A transform along the columns of a tile, then along its rows; `values` by rows."""
-    turned = [apply(v, of_rows, [row[j] for row in values]) for j in range(len(values[0]))]
-    return [apply(v, of_columns, [column[i] for column in turned]) for i in range(len(of_rows))]
-
-
-# --------------------------------------------------------------------------------------------------- the two kernels
+    def fused(self, factor: Fraction, x, total):
+        return self.v.fma(self._constant(factor), x, total)
 
 
 def _entry(builder, table, number: int):
@@ -128,7 +57,7 @@ def _read_tiles(typingctx, itemsize, lanes, fused, tile, arguments):
                 for i in range(len(rows))
             ]
             to = v.at(target, builder.mul(loop.index, const(v.bytes)))
-            for value in sum(both_sides(v, times_rows, rows, columns, values), []):
+            for value in sum(both_sides(Vectors(v), times_rows, rows, columns, values), []):
                 v.store(value, to, align=v.bytes)
                 to = v.at(to, apart)
         return context.get_dummy_value()
@@ -155,7 +84,7 @@ def _write_tiles(typingctx, itemsize, lanes, fused, tile, arguments):
                     values[-1].append(v.load(place, align=v.bytes))
                     place = v.at(place, apart)
             added = v.load(v.at(bias, step))
-            results = sum(both_sides(v, times_columns, rows, columns, values), [])
+            results = sum(both_sides(Vectors(v), times_columns, rows, columns, values), [])
             results = [builder.fadd(value, added) for value in results]
             offset, r_offset = builder.add(shift, step), builder.add(r_shift, step)
 
