@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -47,6 +48,22 @@ def pytest_runtest_setup(item):
 @pytest.fixture
 def rng():
     return np.random.default_rng(20061)
+
+
+@pytest.fixture
+def mutant(monkeypatch):
+    """``mutant(module, old, new)``: the module, built anew with a fault in its source."""
+
+    def build(module, old, new):
+        source = Path(module.__file__).read_text(encoding="utf-8")
+        if old not in source:
+            raise ValueError(f"there is no {old!r} to put a fault in")
+        built = importlib.util.module_from_spec(importlib.util.spec_from_loader("mutant", None))
+        monkeypatch.setitem(sys.modules, "mutant", built)
+        exec(compile(source.replace(old, new), "mutant", "exec"), built.__dict__)
+        return built
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,9 @@ from numbaconv.jit_cuda import Kernel
 from numbaconv.lowerings import _cuda_direct as direct
 from numbaconv.lowerings import _cuda_gather as gather
 from numbaconv.lowerings import _cuda_patches as patches
+from numbaconv.lowerings import _cuda_winograd_kernels as winograd
+from numbaconv.problem import ConvProblem
+from numbaconv.registry import lowerings
 
 MATRICES = [ROWS, STRIDED, STRIDED_ALONG_K]
 RUNS = [gather._deep, gather._shallow, gather._followed]
@@ -61,7 +64,7 @@ def products(plain: bool = False) -> list[Entry]:
 
 
 def others() -> list[Entry]:
-    """All but the products; of the depthwise convolution, which is made for a kernel's sizes, some sizes."""
+    """All but products and ``tiles``; of the depthwise convolution, which is made for a kernel's sizes, some sizes."""
     kernels = [patches.offset_writer()]
     for size in (4, 8):
         kernels += [
@@ -75,6 +78,25 @@ def others() -> list[Entry]:
             reduce_kernel(size, *way, True) for way in itertools.product(("rows", "columns"), ("row", "column"))
         ]
     return [Entry(kernel, ARCHITECTURES) for kernel in kernels]
+
+
+def tiles() -> list[Entry]:
+    """Winograd's transforms; in every run of the tests F4's, and in float64 those that take the most registers."""
+    entries = []
+    for cls, size in itertools.product(lowerings("winograd*"), (4, 8)):
+        for kh, kw in cls.kernels:
+            filters = cls().filters(ConvProblem(mb=1, ic=1, ih=kh, iw=kw, oc=1, kh=kh, kw=kw))
+            kernels = [winograd.keeping_kernel(size, filters)]
+            for tiles_fast in (True, False):
+                kernels += [winograd.taking_kernel(size, filters, tiles_fast),
+                            winograd.giving_kernel(size, filters, tiles_fast)]  # fmt: skip
+            first = filters == ((4, 3, 4, 3) if size == 4 else (4, 5, 4, 5))
+            entries += [Entry(kernel, ARCHITECTURES, first=first) for kernel in kernels]
+    return entries
+
+
+def everything() -> list[Entry]:
+    return products() + others() + tiles()
 
 
 def family(name: str) -> str:

@@ -56,7 +56,7 @@ def holds(entry, cc, code: Code):
 
 
 # Code for each architecture comes from what was compiled for the first: below, a test compares.
-@pytest.mark.parametrize("entry", [case(entry) for entry in catalogue.products() + catalogue.others()])
+@pytest.mark.parametrize("entry", [case(entry) for entry in catalogue.everything()])
 def test_every_kernel_keeps_its_bounds(entry):
     kernel, operations = entry.kernel, []
     assert kernel.least <= entry.architectures[0]
@@ -72,6 +72,10 @@ def test_every_kernel_keeps_its_bounds(entry):
     if kernel.name.startswith(SUMS):  # products are rounded with their sums, and only so
         assert any(re.match("[FD]FMA", operation) for operation in operations)
         assert not any(re.match("[FD]MUL", operation) for operation in operations)
+    if tile := re.match(r"winograd_taking_\d_(\d)x(\d)x(\d)x(\d)_", kernel.name):  # each element moves once
+        m_h, r_h, m_w, r_w = map(int, tile.groups())
+        moved = [sum(operation.startswith(move) for operation in operations) for move in ("LDG", "STG")]
+        assert moved == [(m_h + r_h - 1) * (m_w + r_w - 1)] * 2
     if kernel.name.startswith("direct"):  # eight weights
         loads = sum(re.match(r"LDG\..*128", operation) is not None for operation in operations)
         assert loads == (2 if "_4_" in kernel.name else 4)
@@ -250,7 +254,7 @@ def multiply(dtype, precision):
 )  # fmt: skip
 def test_no_kernel_is_launched_that_the_catalogue_has_not(launched, cc, dtype, precision):
     names = launched(cc)
-    known = families(catalogue.products() + catalogue.others())
+    known = families(catalogue.everything())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         convolve(dtype, precision)

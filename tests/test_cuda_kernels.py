@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import numpy as np
 import oracles
 import pytest
@@ -13,9 +9,11 @@ from cases import oracle, problem, whole
 
 pytest.importorskip("greenlet", reason="the CUDA emulator runs on greenlets: pip install greenlet")
 
+from cuda_memory import NOTHING, held, start, steps_of, untouched
+
 from numbaconv import lift_cuda
 from numbaconv.devices import copying
-from numbaconv.devices.emulator import EmulationError, launch
+from numbaconv.devices.emulator import EmulationError
 from numbaconv.geometry import window_of
 from numbaconv.lowerings import _cuda_direct as direct
 from numbaconv.lowerings import _cuda_patches as patches
@@ -23,8 +21,6 @@ from numbaconv.lowerings._taps import taps
 
 LAYOUTS = ["nchw", "nhwc"]
 NONE = -np.inf, np.inf
-NOTHING = {size: np.full(1, np.nan, f"f{size}") for size in (4, 8)}
-"""In place of a bias or a residual that is not there."""
 
 KINDS = {
     "primes": {"mb": 2, "ic": 3, "ih": 7, "iw": 5, "oc": 5, "kh": 3, "kw": 2},
@@ -56,27 +52,9 @@ DEPTHWISE = {
 }  # fmt: skip
 
 
-def held(values, layout):
-    """Memory in that order, with NaN between rows, and where the (n, c, h, w) values lie in it."""
-    values = values if layout == "nchw" else values.transpose(0, 2, 3, 1)
-    memory = np.full((*values.shape[:-1], values.shape[-1] + 1), np.nan, values.dtype)
-    inside = memory[..., :-1]
-    inside[...] = values
-    return memory, inside if layout == "nchw" else inside.transpose(0, 3, 1, 2)
-
-
-def steps_of(array):
-    return tuple(step // array.itemsize for step in array.strides)
-
-
-def start(kernel, grid, *arguments):
-    if grid is not None:
-        launch(kernel.function, grid, kernel.threads, *arguments)
-
-
 def check(memory, inside, want):
     np.testing.assert_array_equal(inside, want)
-    assert np.isnan(memory).sum() == memory.size - inside.size + np.isnan(want).sum(), "wrote between the rows"
+    untouched(memory, inside)
 
 
 # --------------------------------------------------------------------------------------------------------- copies
@@ -359,22 +337,6 @@ def test_no_images_and_no_kernel():
 
 
 # ------------------------------------------------------------------------------------------------- planted faults
-
-
-@pytest.fixture
-def mutant(monkeypatch):
-    """``mutant(module, old, new)``: the module, built anew with a fault in its source."""
-
-    def build(module, old, new):
-        source = Path(module.__file__).read_text(encoding="utf-8")
-        if old not in source:
-            raise ValueError(f"there is no {old!r} to put a fault in")
-        built = importlib.util.module_from_spec(importlib.util.spec_from_loader("mutant", None))
-        monkeypatch.setitem(sys.modules, "mutant", built)
-        exec(compile(source.replace(old, new), "mutant", "exec"), built.__dict__)
-        return built
-
-    return build
 
 
 def depthwise_of(kind):

@@ -1,7 +1,7 @@
 """How the words of CUDA kernels are made: LLVM IR and PTX, through numba-cuda's way of generating code.
 
-With the files that define words (``intrinsics``, ``register_tile``, ``tensor_cores``) the only one to rewrite for
-another code generator.
+With the files that define words (``intrinsics``, ``register_tile``, ``tensor_cores``, Winograd's transforms) the only
+one to rewrite for another code generator.
 """
 
 from __future__ import annotations

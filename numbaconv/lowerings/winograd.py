@@ -20,6 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from numbaconv.lowering import LIMITS, YES, Lowering, Support, recorded
+from numbaconv.lowerings._cuda_winograd import CudaWinograd
 from numbaconv.lowerings._winograd_division import Blocks, Filters, Shape, scratch_of
 from numbaconv.lowerings._winograd_products import products_kernel
 from numbaconv.lowerings._winograd_strips import putting_kernel, taking_kernel, way_of
@@ -41,6 +42,8 @@ class Winograd(Lowering, abstract=True):
     tile: ClassVar[tuple[int, int]]
     error: ClassVar[float]
     family = "winograd"
+    devices = ("cpu", "cuda")
+    cuda = CudaWinograd
     paper = "Lavin, Gray: Fast Algorithms for Convolutional Neural Networks, arXiv 1509.09308 (2015)"
 
     def filters(self, problem) -> Filters:
@@ -74,7 +77,8 @@ class Winograd(Lowering, abstract=True):
         return self.error
 
     def error_bound(self, problem, request):
-        return self.error_of(problem, self.pieces(problem, request))
+        """On a GPU sums are not cut."""
+        return self.error_of(problem, self.pieces(problem, request) if request.device == "cpu" else 1)
 
     def share_of_peak(self, problem):
         """The transforms cost a tile's element as much as so many multiply-adds of vectors."""
