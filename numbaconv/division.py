@@ -163,7 +163,7 @@ def _batches(problem: ConvProblem, batching, workers: int) -> Iterator[int]:
 
 def _bands(problem: ConvProblem, lowering: Lowering, request: Request, batching) -> Iterator[int]:
     """Into how many bands of rows an image is cut: as asked, then more and more."""
-    bands, most = 1, min(problem.oh, MOST_BANDS)
+    bands, most = 1, min(problem.oh, MOST_BANDS) if lowering.bands else 1
     if batching == "block":  # what is lowered stays in the L2 caches
         one = lowering.form(request.device).lowering_bytes(replace(problem, mb=1), request)
         cache = detect().l2_bytes * request.num_threads if request.device == "cpu" else DEVICE_L2_BYTES

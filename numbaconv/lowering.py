@@ -81,6 +81,9 @@ class Lowering:
         ``"cpu"``, ``"cuda"``.
     cuda : class, optional
         Its form on a GPU, a ``lowering_cuda.CudaForm``; goes with ``"cuda"`` among the devices.
+    bands : bool
+        Whether a part may be a band of rows. Otherwise a plan only cuts images apart, and prepared weights may depend
+        on the height.
     parameters : dict
         Parameters by name with their allowed values, the default first; ``int`` among them allows positive integers.
         ``Im2col(batching="image")`` and ``"im2col:batching=image"`` set them.
@@ -91,6 +94,7 @@ class Lowering:
     paper: ClassVar[str]
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     cuda: ClassVar[Any] = None
+    bands: ClassVar[bool] = True
     parameters: ClassVar[dict[str, tuple]] = {}
     abstract: ClassVar[bool] = (
         True  # said of a class that only others derive from: ``class Mine(Lowering, abstract=True)``
@@ -198,8 +202,9 @@ class Lowering:
     def prepare_weights(self, problem: ConvProblem, request: Request, w: np.ndarray) -> Any:
         """Pack or transform the weights (oc, ic/g, kh, kw) once; what comes back is handed to every ``run``.
 
-        It serves every part of a problem, so it may depend on kernel, strides, groups and layout, but not on images,
-        input size or pads. The caller may change its array afterwards, so what is kept is a copy.
+        It serves every part of a problem, so it may depend on kernel, strides, groups, layout and width, but not on
+        images, nor, unless `bands` is False, on height and the pads above and below. The caller may change its array
+        afterwards, so what is kept is a copy.
         """
         return np.array(w, order="C")
 
