@@ -10,8 +10,8 @@ from numbaconv.registry import lowerings, make_lowering
 from numbaconv.request import Request
 from numbaconv.select import check
 
-ROUNDING = [cls.name for cls in lowerings("winograd*") if cls.name != "winograd-f2"]
-"""Lowerings whose transforms have fractions: right within a bound, not equal (tests/test_winograd.py)."""
+ROUNDING = [cls.name for cls in lowerings() if cls.family in ("winograd", "fft") and cls.name != "winograd-f2"]
+"""Lowerings whose transforms have fractions: right within a bound, not equal (test_winograd.py, test_fft.py)."""
 SPECS = [cls.name for cls in lowerings() if cls.name not in ROUNDING] + [
     "im2col:batching=whole", "im2col:batching=2", "im2col:batching=block", "im2row:threads=images",
     "mec:batching=whole",

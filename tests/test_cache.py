@@ -38,12 +38,15 @@ for threads in 1, 2:
 assert (nc.gemm(nc.prepack_a(a), b, bias=np.ones(70, "f4"), activation="relu6") == 6).all()
 assert (nc.gemm(a.astype("f8"), b.astype("f8")) == 200).all()
 image, kernel = np.ones((2, 8, 30, 30), "f4"), np.ones((9, 8, 3, 3), "f4")
-for algorithm in set(nc.list_lowerings()) - set(nc.list_lowerings("winograd*")) - {"conv1x1", "depthwise", "patchify"}:
+apart = {*nc.list_lowerings("winograd*"), *nc.list_lowerings("fft*"), "conv1x1", "depthwise", "patchify"}
+for algorithm in set(nc.list_lowerings()) - apart:
     assert (nc.conv2d(image, kernel, algorithm=algorithm) == 72).all()
 assert (nc.conv2d(image, kernel[:, :, :1, :1], algorithm="conv1x1") == 8).all()
 assert (nc.conv2d(image, kernel[:8, :1], groups=8, algorithm="depthwise") == 9).all()
 assert (nc.conv2d(image, kernel, stride=3, algorithm="patchify") == 72).all()
 assert (nc.conv2d(image, kernel, algorithm="winograd-f2") == 72).all()
+assert abs(nc.conv2d(image, kernel, algorithm="fft") - 72).max() < 1e-3
+assert abs(nc.conv2d(image, kernel, algorithm="fft-tiled") - 72).max() < 1e-3
 nc.Conv2d(8, 9, 3)(image)
 print(len(compilations), *compilations)
 """

@@ -48,6 +48,7 @@ def test_the_peak_is_what_was_declared(python, name):
         "conv1x1": "mb1ic64ih208oc64oh208kh1",
         "depthwise": "g64mb1ic64ih208oc64oh208kh3ph1",
         "patchify": "mb1ic64ih208oc64oh104kh2sh2",
+        "fft": "mb4ic16ih208oc16oh208kh3ph1",
         "winograd-1d": "mb1ic64ih208iw208oc64oh208ow208kh3kw1ph1pw0",
         "winograd-f2-5": "mb1ic64ih208oc64oh208kh5ph2",
         "winograd-f4-5": "mb1ic64ih208oc64oh208kh5ph2",

@@ -104,11 +104,12 @@ for g, kernel, stride, pads in (
     for layout, name in itertools.product(("nchw", "nhwc"), nc.list_lowerings()):
         image = x if layout == "nchw" else x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2)
         p = nc.ConvProblem.from_arrays(image, w, stride, pads, 1, g)
-        if name != "reference" and check(make_lowering(name), p, Request()):
+        if name not in ("reference", "fft", "fft-tiled") and check(make_lowering(name), p, Request()):
             got = nc.conv2d(image, w, bias, stride, pads, 1, g, algorithm=name, activation="relu", num_threads=2)
             assert np.array_equal(got, wanted), (name, p)
             ran.add(name)
-print(sorted(ran) == sorted(set(nc.list_lowerings()) - set(nc.list_lowerings("winograd*")) - {"reference"}))
+inexact = {*nc.list_lowerings("winograd*"), *nc.list_lowerings("fft*")}
+print(sorted(ran) == sorted(set(nc.list_lowerings()) - inexact - {"reference"}))
 """
 
 
