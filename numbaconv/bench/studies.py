@@ -3,6 +3,7 @@
 * ``anderson``: Anderson et al., arXiv 1709.03395: the low-memory lowerings against the best builder of patches.
 * ``cct``: Hadjis et al., "Caffe con Troll", arXiv 1504.04343: lowering types against the ratio of channels; batching.
 * ``cudnn``: Chetlur et al., arXiv 1410.0759: patches written down against patches that only the packing sees.
+* ``fft``: Warden, "Why GEMM is at the heart of deep learning": where Fourier transforms win, and that strides kill it.
 
 ``studies_tables`` prints them. Everyone is checked before anything is timed, and takes turns with the others: all
 lowerings and all thread counts of a row in one run.
@@ -158,11 +159,24 @@ def cudnn() -> list[Group]:
     return [Group("layers", (*EXPLICIT, IMPLICIT), tuple(layers))]
 
 
+FOURIER, TAP_BY_TAP, WINOGRAD = ("fft", "fft-tiled"), ("direct", "implicit-gemm"), ("winograd-f4", "winograd-f4-5")
+
+
+def fft() -> list[Group]:
+    """A layer whose kernel grows, and three of its kernels with strides."""
+    specs = (*FOURIER, *TAP_BY_TAP, *WINOGRAD)
+    kernels = {k: _square(1, 64, 56, 64, k, k // 2) for k in range(3, 32, 2)}
+    grown = tuple(Layer(f"{k}x{k}", problem) for k, problem in kernels.items())
+    pairs = ((k, stride) for k in (5, 11, 21) for stride in (1, 2, 4))
+    strided = tuple(Layer(f"{k}x{k} stride {s}", replace(kernels[k], sh=s, sw=s)) for k, s in pairs)
+    return [Group("kernels", specs, grown), Group("strides", specs[:-2], strided)]
+
+
 def _square(mb: int, ic: int, size: int, oc: int, k: int, pad: int = 0) -> ConvProblem:
     return ConvProblem(mb, ic, size, size, oc, k, k, pad_top=pad, pad_left=pad, pad_bottom=pad, pad_right=pad)
 
 
-STUDIES: dict[str, Callable[[], list[Group]]] = {"anderson": anderson, "cct": cct, "cudnn": cudnn}
+STUDIES: dict[str, Callable[[], list[Group]]] = {"anderson": anderson, "cct": cct, "cudnn": cudnn, "fft": fft}
 
 
 def patch_bytes(problem: ConvProblem, spec: str) -> int:

@@ -21,6 +21,7 @@ from numbaconv.bench.studies import (
     Layer,
     patch_bytes,
 )
+from numbaconv.bench.studies_fourier import fourier
 from numbaconv.bench.studies_page import NAME, View, geomean, kib, shape, shown, table
 
 __all__ = ["tables"]
@@ -282,4 +283,9 @@ def cudnn(view: View, groups: Sequence[Group]) -> list[str]:
     ]
 
 
-TABLES: dict[str, Callable[[View, Sequence[Group]], list[str]]] = {"anderson": anderson, "cct": cct, "cudnn": cudnn}
+TABLES: dict[str, Callable[[View, Sequence[Group]], list[str]]] = {
+    "anderson": anderson,
+    "cct": cct,
+    "cudnn": cudnn,
+    "fft": fourier,
+}
