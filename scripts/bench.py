@@ -16,6 +16,7 @@ with 1 if a result was wrong.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -36,6 +37,7 @@ from numbaconv.errors import NumbaconvError
 from numbaconv.layouts import LAYOUTS
 from numbaconv.machine import default_threads, detect
 from numbaconv.problem import ConvProblem
+from numbaconv.request import ACCURACIES
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -91,6 +93,7 @@ def parser() -> argparse.ArgumentParser:
 
     conv = commands.add_parser("conv", parents=[common, layers], help="convolutions")
     conv.add_argument("--algorithms", nargs="+", metavar="NAME", default=["auto"], help="ours to time (default auto)")
+    conv.add_argument("--accuracy", nargs="+", choices=ACCURACIES, default=["float32"], help="(default float32)")
     conv.set_defaults(run=run_conv)
 
     choices = commands.add_parser(
@@ -165,9 +168,12 @@ def run_conv(options: argparse.Namespace) -> int:
 
     def rows(threads: int) -> Iterator[report.Row]:
         for problem, count in problems:
-            yield suites.conv_row(problem, peers, threads, options.algorithms, count, **options.timing)
+            yield suites.conv_row(
+                problem, peers, threads, options.algorithms, options.accuracy, count, **options.timing
+            )
 
-    contenders = [*map(ours.conv_name, options.algorithms), *(peer.name for peer in peers)]
+    variants = itertools.product(options.algorithms, options.accuracy)
+    contenders = [*itertools.starmap(ours.conv_name, variants), *(peer.name for peer in peers)]
     width = max((len(str(problem)) for problem, _ in problems), default=0)
     return run(options, peers, missing, contenders, rows, width)
 
@@ -229,7 +235,7 @@ def run(
                 read = ceilings[f"read x{threads}"] = probes.read_bandwidth(threads, refresh=True)
                 print(report.bandwidth_line(row, read), flush=True)
     print()
-    print(*report.summaries(rows), *report.lowering_shares(rows), sep="\n")
+    print(*report.summaries(rows), *report.totals(rows), *report.lowering_shares(rows), sep="\n")
     if options.json:
         options.json.write_text(json.dumps(report.as_json(rows, versions, ceilings), indent=1))
     return int(any(row.wrong for row in rows))

@@ -155,15 +155,21 @@ def test_gemm_row(timed, monkeypatch):
 
 
 def test_conv_row(timed, monkeypatch):
-    def conv(problem, x, w, bias, num_threads, algorithm):
-        return MadeUp(algorithm).conv(problem, x, w, bias, num_threads)
+    def conv(problem, x, w, bias, num_threads, algorithm, accuracy):
+        return MadeUp(f"{algorithm} {accuracy}").conv(problem, x, w, bias, num_threads)
 
     monkeypatch.setattr(ours, "conv", conv)
     peers = [MadeUp("right"), MadeUp("wrong", error=np.nan), MadeUp("absent", refusal="does not pad")]
-    row = suites.conv_row(PROBLEMS[0], peers, 1, ["auto", "im2col"], count=4)
+    row = suites.conv_row(PROBLEMS[0], peers, 1, ["auto", "im2col"], ["float32", "strict"], count=4)
     assert row.label == str(PROBLEMS[0])
     assert (row.flops, row.count) == (PROBLEMS[0].flops, 4)
-    assert list(row.samples) == ["numbaconv", "numbaconv im2col", "right"]
+    assert list(row.samples) == [
+        "numbaconv",
+        "numbaconv strict",
+        "numbaconv im2col",
+        "numbaconv im2col strict",
+        "right",
+    ]
     assert row.absent == {"absent": "does not pad"}
     assert timed["pause"] == suites.PAUSE
     suites.conv_row(PROBLEMS[0], [], 1)
@@ -211,6 +217,29 @@ def test_summaries():
     (slow,) = [summary for summary in report.summaries(rows()) if summary.peer == "slow"]
     assert (slow.geometric_mean, slow.worst, slow.worst_row) == (pytest.approx(2**0.5), 0.5, "second")
     assert str(slow) == ("numbaconv against slow, 2 threads: geometric mean 1.414 over 2 rows, worst 0.500 (second)")
+
+
+def test_totals_are_of_whole_networks():
+    def row(network, count, **seconds):
+        samples = {name.replace("_", " "): Sample((one,), 1.0) for name, one in seconds.items()}
+        return Row("r", 1, 1, 1, count, network=network, samples=samples)
+
+    lines = report.totals(
+        [
+            row("a", 2, numbaconv=0.5, numbaconv_strict=1.0, fast=0.25, slow=2.0),
+            row("a", 1, numbaconv=1.0, numbaconv_strict=1.0, fast=6.0, slow=3.0),
+            row("b", 1, numbaconv=2.0, fast=3.0),
+            row("b", 1, numbaconv=2.0, slow=1.0),
+            row("", 1, numbaconv=1.0, fast=1.0),
+        ]
+    )
+    assert lines == [
+        "a, 1 thread: numbaconv 2000.0 ms; 3.25 x fast (6500.0), 3.50 x slow (7000.0), 1.75 x the best of each layer "
+        "(3500.0)",
+        "a, 1 thread: numbaconv strict 3000.0 ms; 2.17 x fast (6500.0), 2.33 x slow (7000.0), 1.17 x the best of each "
+        "layer (3500.0)",
+        "b, 1 thread: numbaconv 4000.0 ms; 1.00 x the best of each layer (4000.0)",
+    ]
 
 
 def test_lowering_shares():
@@ -300,7 +329,7 @@ def test_script_times_gemm(script, timed, monkeypatch, capsys, tmp_path):
 
 def test_script_times_conv(script, timed, monkeypatch, capsys):
     monkeypatch.setattr(script, "CONV_PEERS", (MadeUp("right"),))
-    monkeypatch.setattr(ours, "conv", lambda *arguments: MadeUp("x").conv(*arguments[:-1]))
+    monkeypatch.setattr(ours, "conv", lambda *arguments: MadeUp("x").conv(*arguments[:-2]))
     problem = PROBLEMS[0]
     problems = ["--problems", str(problem), str(PROBLEMS[2]), "--match", "ic3i"]
     assert script.main(["conv", *problems, "--num-threads", "1", "--algorithms", "im2col"]) == 0

@@ -64,7 +64,7 @@ def test_calibrations():
 def made_up(monkeypatch):
     """Every lowering computes the right thing and takes twice as long as the one before it; one is wrong."""
 
-    def conv(problem, x, w, bias, num_threads, algorithm):
+    def conv(problem, x, w, bias, num_threads, algorithm, accuracy):
         value = contender.conv_reference(problem, x, w, bias).value
         return Contender(algorithm, lambda: None, lambda: value + (algorithm == "implicit-gemm"))
 

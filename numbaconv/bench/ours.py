@@ -33,10 +33,16 @@ def gemm(a: NDArray, b: NDArray, num_threads: int, prepacked: bool) -> Contender
 
 
 def conv(
-    problem: ConvProblem, x: NDArray, w: NDArray, bias: NDArray, num_threads: int, algorithm: str = "auto"
+    problem: ConvProblem,
+    x: NDArray,
+    w: NDArray,
+    bias: NDArray,
+    num_threads: int,
+    algorithm: str = "auto",
+    accuracy: str = "float32",
 ) -> Contender:
     """Ready to convolve with weights prepared beforehand, in the memory order of the problem; keeps stage times."""
-    chosen = api.plan(problem, algorithm, layout="nchw", bias=True, num_threads=num_threads)
+    chosen = api.plan(problem, algorithm, layout="nchw", bias=True, num_threads=num_threads, accuracy=accuracy)
     chosen.prepare(w, bias)
     image = in_order(x, problem.layout)
     out = in_order(np.empty(problem.output_shape, problem.dtype), problem.layout)
@@ -52,12 +58,13 @@ def conv(
         call()
         return np.ascontiguousarray(out)
 
-    return Contender(conv_name(algorithm), call, result, stages)
+    return Contender(conv_name(algorithm, accuracy), call, result, stages)
 
 
-def conv_name(algorithm: str) -> str:
+def conv_name(algorithm: str, accuracy: str = "float32") -> str:
     """What a variant of ours is called in a table."""
-    return NAME if algorithm == "auto" else f"{NAME} {algorithm}"
+    words = [NAME] + [algorithm] * (algorithm != "auto") + [accuracy] * (accuracy != "float32")
+    return " ".join(words)
 
 
 def in_order(array: NDArray, layout: str) -> NDArray:

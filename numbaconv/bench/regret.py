@@ -85,7 +85,9 @@ def measure(
     """Check and time the lowerings predicted within `factor` of the best; the rest as for ``suites.conv_row``."""
     request = Request(num_threads=num_threads, epilogue=Epilogue(bias=True))
     predicted = {answer.lowering.spec: answer for answer in plausible(problem, request, factor)}
-    row = suites.conv_row(problem, [], num_threads, list(predicted), count, statistic, rounds, seconds)
+    row = suites.conv_row(
+        problem, [], num_threads, list(predicted), count=count, statistic=statistic, rounds=rounds, seconds=seconds
+    )
     timed = [
         Timed(spec, answer.lowering.family, answer.seconds, row.seconds(ours.conv_name(spec)))
         for spec, answer in predicted.items()

@@ -21,6 +21,7 @@ __all__ = [
     "line",
     "lowering_shares",
     "summaries",
+    "totals",
 ]
 
 OURS = "numbaconv"
@@ -42,6 +43,8 @@ class Row:
         Layers the row stands for.
     statistic : {"median", "lower_quartile", "min"}
         By which everyone is judged.
+    network : str
+        That the layers belong to, if any.
     samples : dict of str to Sample
     errors : dict of str to float
         Worst element, in units of the suite's reference.
@@ -59,6 +62,7 @@ class Row:
     bytes: int
     count: int = 1
     statistic: str = "median"
+    network: str = ""
     samples: dict[str, Sample] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     absent: dict[str, str] = field(default_factory=dict)
@@ -139,6 +143,27 @@ def summaries(rows: Sequence[Row]) -> list[Summary]:
                     peer_name = peer or "the best peer"
                     found.append(Summary(name, peer_name, count, len(ratios), mean, ratios[worst], worst))
     return found
+
+
+def totals(rows: Sequence[Row], statistic: str = "") -> list[str]:
+    """For each network and thread count, the milliseconds of all its layers, and how many times as fast ours are.
+
+    Against every peer that took part in all layers, and against the best peer of each layer.
+    """
+    lines = []
+    for network, count in dict.fromkeys((row.network, row.num_threads) for row in rows if row.network):
+        here = [row for row in rows if (row.network, row.num_threads) == (network, count)]
+        sums = {name: 1e3 * sum(row.count * row.seconds(name, statistic) for row in here) for name in names(here)}
+        best = [min((row.seconds(name, statistic) for name in row.samples if not is_ours(name)), default=math.nan)
+                for row in here]  # fmt: skip
+        rivals = {name: total for name, total in sums.items() if not is_ours(name)}
+        rivals["the best of each layer"] = 1e3 * sum(row.count * one for row, one in zip(here, best, strict=True))
+        for name, ours in sums.items():
+            if is_ours(name) and not math.isnan(ours):
+                against = ", ".join(f"{total / ours:.2f} x {peer} ({total:.1f})"
+                                    for peer, total in rivals.items() if not math.isnan(total))  # fmt: skip
+                lines.append(f"{network}, {threads(count)}: {name} {ours:.1f} ms; {against}")
+    return lines
 
 
 def lowering_shares(rows: Sequence[Row]) -> list[str]:

@@ -43,10 +43,11 @@ GEMM_SHAPES = [
 
 def conv_problems(networks: Sequence[str], mb: int = 1, layout: str = "nchw") -> list[tuple[ConvProblem, int]]:
     """The convolutions of some networks and how many layers share each, in the order they are met."""
-    convolutions = [
-        layer.problem for name in networks for layer in layers(name, mb=mb, layout=layout) if layer.kind == "conv"
-    ]
-    return list(Counter(convolutions).items())
+    found: list[tuple[ConvProblem, int]] = []
+    for name in networks:
+        convolutions = [layer.problem for layer in layers(name, mb=mb, layout=layout) if layer.kind == "conv"]
+        found += Counter(convolutions).items()
+    return found
 
 
 def gemm_row(
@@ -89,6 +90,7 @@ def conv_row(
     peers: Sequence[ConvPeer],
     num_threads: int,
     algorithms: Sequence[str] = ("auto",),
+    accuracies: Sequence[str] = ("float32",),
     count: int = 1,
     statistic: str = "median",
     rounds: int = 5,
@@ -98,18 +100,20 @@ def conv_row(
 
     Parameters
     ----------
-    algorithms : sequence of str
-        The variants of ours to time.
+    algorithms, accuracies : sequence of str
+        The variants of ours to time, each of these with each of those.
     count : int
         Layers that this row stands for.
     """
     x, w = normal(problem.input_shape, problem.dtype, seed=0), normal(problem.weight_shape, problem.dtype, seed=1)
     bias = normal((problem.oc,), problem.dtype, seed=2)
     moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes
-    row = Row(str(problem), num_threads, problem.flops, moved, count, statistic)
+    row = Row(str(problem), num_threads, problem.flops, moved, count, statistic, problem.name.partition(":")[0])
     data = (problem, x, w, bias, num_threads)
     makers: dict[str, Maker] = {
-        ours.conv_name(algorithm): partial(ours.conv, *data, algorithm) for algorithm in algorithms
+        ours.conv_name(algorithm, accuracy): partial(ours.conv, *data, algorithm, accuracy)
+        for algorithm in algorithms
+        for accuracy in accuracies
     }
     makers |= {peer.name: partial(peer.conv, *data) for peer in peers}
     return _contest(row, conv_reference(problem, x, w, bias), makers, rounds, seconds)
