@@ -74,7 +74,9 @@ class Request:
     precision : {"highest", "high", "medium"}
         The least accuracy accepted of the arithmetic.
     accuracy : {"float32", "strict", "fma"}
-        What ``auto`` may choose under ``"highest"``.
+        What ``auto`` may choose under ``"highest"``: whose error is within 2.5 times that of one running sum, or no
+        more, or plain sums of products only. But for the last, an infinity or a NaN of the input may spoil neighbouring
+        pixels: those of its tile.
     max_workspace : int or None
         Bytes of scratch memory allowed; None for no limit.
     epilogue : Epilogue
