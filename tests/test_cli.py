@@ -91,7 +91,7 @@ def test_alexnet_in_a_process_of_its_own(tmp_path):
     names = [f"conv{n}" for n in range(1, 6)] + [f"fc{n}" for n in range(6, 9)]
     rows = table_of(run.stdout, "layer")
     assert [row[0] for row in rows] == [*names, "all convolutions", "all fully connected", "all layers"]
-    assert "conv1: direct without products" in run.stdout
+    assert "conv1: direct-jit without products" in run.stdout
     assert "89 % on a CPU, 95 % on a GPU" in run.stdout
     written = json.loads((tmp_path / "a.json").read_text())
     assert written["context"]["threads"] == 2

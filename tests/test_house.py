@@ -16,7 +16,7 @@ LEVELS = [
     "jit jit_cuda machine probes timing simd",
     "geometry devices workspace",
     "gemm",
-    "accounts lowering lowering_cuda recording registry lift lift_cuda division",
+    "accounts context lowering lowering_cuda recording registry lift lift_cuda division",
     "lowerings",
     "known arrays product_plans products products_cuda dense select find_database measured plan plan_cuda plan_hybrid",
     "api layers explanation",

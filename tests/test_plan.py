@@ -52,7 +52,18 @@ FORMULAS = {
     "cct-type2": lambda p: (p.kw * p.ic + p.kh * p.oc) * p.ih * p.ow,
     "indirect": lambda p: p.oh * p.ow * p.kh * p.kw + (p.ic * p.ih * p.iw if p.layout == "nchw" else 0),
 } | dict.fromkeys(
-    ("conv1x1", "patchify", "implicit-gemm", "direct", "depthwise", "kn2row-aa", "kn2col-aa", "reference"), lambda p: 0
+    (
+        "conv1x1",
+        "patchify",
+        "implicit-gemm",
+        "direct",
+        "direct-jit",
+        "depthwise",
+        "kn2row-aa",
+        "kn2col-aa",
+        "reference",
+    ),
+    lambda p: 0,
 )
 """The papers' memory, in elements an image."""
 
@@ -162,7 +173,7 @@ def test_auto_stays_within_the_workspace():
         handle = nc.plan(p, max_workspace=limit)
         assert handle.workspace_bytes <= limit
     assert nc.plan(p, max_workspace=0).workspace_bytes == 0
-    assert nc.plan(p, accuracy="fma").algorithm == "direct"
+    assert nc.plan(p, accuracy="fma").algorithm == "direct-jit"
     depthwise = nc.ConvProblem.parse("g64mb1ic64ih56oc64oh56kh3ph1")
     assert nc.plan(depthwise).algorithm == "depthwise"
 
@@ -229,7 +240,7 @@ def test_explain_says_who_runs_and_why_others_do_not():
     assert "refused: the kernel is 3x3" in text
     assert all(name in text for name in rows)
     limited = nc.explain(str(p), max_workspace=0)
-    assert limited.chosen == "direct"
+    assert limited.chosen == "direct-jit"
     assert nc.explain(problem(id=4, kd=2)).chosen == "none"
     assert "float32 runs" in str(nc.explain(p, precision="high"))
 

@@ -92,7 +92,7 @@ def test_functions_and_layers_run_from_tape(rng, long_ways):
         w[0] += 1  # in place: what was prepared before is of no use
         assert_array_equal(nc.conv2d(x, w, bias, padding=1, algorithm="direct", num_threads=1), oracle(p, x, w, bias))
         assert_array_equal(layer(x), oracle(p, x, layer.weight, bias))
-    assert len(long_ways) == 1
+    assert len(long_ways) == 2  # a layer's plan is another than that of a function, which prepares weights itself
 
 
 def test_one_image_without_the_axis_of_images(rng, long_ways):

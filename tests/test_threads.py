@@ -25,7 +25,8 @@ PRODUCT, IMAGE = oracles.matmul(A, B), oracles.conv2d(X, W, BIAS, pads=(1, 1, 1,
 def compute(threads=2):
     assert np.array_equal(nc.gemm(A, B, num_threads=threads), PRODUCT)
     assert np.array_equal(nc.gemm(A, B, out=np.empty((150, 170), "f4"), num_threads=threads), PRODUCT)
-    assert np.array_equal(nc.conv2d(X, W, BIAS, padding=1, activation="relu", num_threads=threads), IMAGE)
+    exact = {"activation": "relu", "accuracy": "fma", "num_threads": threads}
+    assert np.array_equal(nc.conv2d(X, W, BIAS, padding=1, **exact), IMAGE)
 
 def workers():
     return sum(thread.name.startswith("numbaconv") for thread in threading.enumerate())
@@ -87,9 +88,9 @@ assert not failures, failures
 def test_threads_share_a_plan_a_layer_and_a_packed_operand(alone):
     alone(
         """
-layer = nc.Conv2d.from_arrays(W, BIAS, padding=1, activation="relu", num_threads=2)
+layer = nc.Conv2d.from_arrays(W, BIAS, padding=1, activation="relu", accuracy="fma", num_threads=2)
 problem = nc.ConvProblem.from_arrays(X, W, padding=1)
-plan = nc.plan(problem, bias=True, activation="relu", num_threads=2).prepare(W, BIAS)
+plan = nc.plan(problem, bias=True, activation="relu", accuracy="fma", num_threads=2).prepare(W, BIAS)
 packed, linear = nc.prepack_a(A), nc.Linear.from_arrays(B.T, num_threads=2)
 failures = []
 def caller(number):
