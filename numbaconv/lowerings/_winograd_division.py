@@ -12,8 +12,10 @@ from numbaconv.gemm.micro import max_rows
 from numbaconv.machine import detect
 from numbaconv.workspace import ALIGNMENT
 
-FEWEST_TILES, MOST_TILES = 28, 112
-"""Of a block, about: as many as L2 holds, but more than a few, or the weights come too often from beyond it."""
+FEWEST_TILES, MOST_TILES = {"nhwc": 14, "nchw": 28}, 112
+"""Of a block, about: as many as a quarter of L2 holds. NCHW is read by strips, which should not be short."""
+ENOUGH_TILES = 42
+"""Not to read weights too often from beyond the last cache."""
 CHUNK = 64
 """Output channels multiplied before they are transformed, about."""
 TASKS_A_THREAD = 4
@@ -81,7 +83,9 @@ class Blocks(NamedTuple):
         rows, columns = filters.tiles(problem)
         tiles, shape = problem.mb * rows * columns, Shape.of(problem)
         a_tile = filters.products * (problem.icg + shape.chunk * shape.lanes) * problem.itemsize
-        blocks = -(-tiles // min(max(detect().l2_bytes // a_tile, FEWEST_TILES), MOST_TILES))
+        machine, weights = detect(), filters.products * problem.icg * problem.oc * problem.itemsize
+        fewest = FEWEST_TILES[problem.layout] if weights <= machine.l3_bytes // 2 else ENOUGH_TILES
+        blocks = -(-tiles // min(max(machine.l2_bytes // 4 // a_tile, fewest), MOST_TILES))
         if 1 < blocks < TASKS_A_THREAD * threads:  # as many for each thread
             blocks = min(-(-blocks // threads) * threads, tiles)
         groups_a_block = -(-tiles // blocks // max_rows(shape.panel, detect().vector_registers))
