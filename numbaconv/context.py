@@ -35,7 +35,7 @@ class Context:
         dtype = np.dtype(dtype or self.problem.dtype)
         return self.arena.take(name, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape)
 
-    def lower(self, work, *arguments, **arrays):
+    def lower(self, work, /, *arguments, **arrays):
         """Run a piece of the lower stage: any callable with its arguments, or a ``Native`` with (tasks, record).
 
         A record is a NumPy record, of which each call gets a copy with the addresses of `arrays` (0 for None) in the
@@ -43,11 +43,11 @@ class Context:
         """
         self._run_stage("lower", work, arguments, arrays)
 
-    def lift(self, work, *arguments, **arrays):
+    def lift(self, work, /, *arguments, **arrays):
         """Run a piece of the lift stage, as ``lower``."""
         self._run_stage("lift", work, arguments, arrays)
 
-    def multiply_by(self, work, *arguments, **arrays):
+    def multiply_by(self, work, /, *arguments, **arrays):
         """Run a multiply stage that is no GEMM, as ``lower``."""
         self._run_stage("multiply", work, arguments, arrays)
 

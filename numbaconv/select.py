@@ -29,7 +29,7 @@ MOST_CACHED = 32 << 20  # bytes; a virtual machine may see a cache that it share
 DEVICE_MACS, DEVICE_HERTZ = 128, 1.7e9  # multiply-adds of a multiprocessor a cycle, cycles a second
 DEVICE_THREADS = 1024  # of a multiprocessor, to keep it busy while others wait for memory
 MOST_BYTES = 1 << 42  # of an input or an output
-CALL_SECONDS = 10e-6  # one product's way through Python and the pool
+CALL_SECONDS = 4e-6  # one product or task on its way through Python and the pool
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from numbaconv.geometry import copy_records
-from numbaconv.lowering import LIMITS, YES, Lowering, Support
+from numbaconv.lowering import LIMITS, YES, Lowering, Support, recorded
 from numbaconv.lowerings._fft_cost import chosen_tiles, cycles, weight_bytes
 from numbaconv.lowerings._fft_division import (
     Blocks,
@@ -42,7 +41,6 @@ from numbaconv.lowerings._fft_tiles import transform_table
 from numbaconv.lowerings._fft_weights import transformed_weights
 from numbaconv.lowerings._winograd_strips import putting_kernel, taking_kernel, way_of
 from numbaconv.machine import detect
-from numbaconv.workspace import address_of
 
 MOST_WEIGHTS = 1 << 34
 """Bytes of transformed weights."""
@@ -92,6 +90,7 @@ class Fourier(Lowering, abstract=True):
     def prepare_weights(self, problem, request, w):
         return transformed_weights(problem, self.tiles(problem), self.shape(problem), w)
 
+    @recorded
     def run(self, ctx, x, prepared, out):
         p, residual = ctx.problem, ctx.residual
         if not out.size:
@@ -100,14 +99,11 @@ class Fourier(Lowering, abstract=True):
         last = not apart  # bias, residual and limits go into the last store
         added = residual if last else None
         strides = x.strides, out.strides, (0,) * 4 if added is None else added.strides
-        template, constants = _setup(self, p, ctx.threads, *strides)
-        record = copy_records(template)
+        record, constants, no_bias = _setup(self, p, ctx.threads, *strides)
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
-        bias = ctx.bias if last and ctx.bias is not None else constants[0]
-        for name, array in (("x", x), ("out", out), ("w", prepared), ("bias", bias), ("limits", limits)):
-            record[name] = address_of(array)
-        record["residual"] = 0 if added is None else address_of(added)
-        self.compute(ctx, record)
+        bias = ctx.bias if last and ctx.bias is not None else no_bias
+        self.compute(ctx, record, {"x": x, "out": out, "w": prepared, "bias": bias, "limits": limits,
+                                   "residual": added, **constants})  # fmt: skip
         if not last:
             ctx.epilogue(out)
 
@@ -115,14 +111,18 @@ class Fourier(Lowering, abstract=True):
         """How the tiles are cut."""
         raise NotImplementedError
 
-    def compute(self, ctx, record) -> None:
-        """Run the tasks of a record that wants nothing but its scratch."""
+    def scratch_step(self, problem, threads: int) -> int:
+        """Bytes of a worker's scratch, where each has its own."""
+        return 0
+
+    def compute(self, ctx, record, arrays) -> None:
+        """Run the tasks of a record that wants these arrays and its scratch."""
         raise NotImplementedError
 
 
 @functools.lru_cache(1024)
 def _setup(lowering: Fourier, problem, threads: int, x_strides, o_strides, r_strides):
-    """(record without a call's addresses, what the record points at)."""
+    """(record without addresses, tables that belong into its fields, a bias of zeros)."""
     p, size, shape, tiles = problem, problem.itemsize, lowering.shape(problem), lowering.tiles(problem)
     blocks, lanes = lowering.blocks(p, threads), shape.lanes
     kernels = np.zeros((shape.panel, 2), np.int64)
@@ -134,11 +134,10 @@ def _setup(lowering: Fourier, problem, threads: int, x_strides, o_strides, r_str
     tables = [transform_table(size, lanes, length) for length in (tiles.n_h, tiles.n_w)]
     outputs, counts, read = outputs_of(p), tiles.counts(p), read_of(p)
     values = {
-        **general, "stages": address_of(stages), "kernels": address_of(kernels), "fewest_rows": blocks.fewest_rows,
+        **general, "fewest_rows": blocks.fewest_rows, "scratch_step": lowering.scratch_step(p, threads),
         "take": taking_kernel(size, lanes, way_of(x_strides, size)).address,
         "put": putting_kernel(size, lanes, way_of(o_strides, size)).address,
-        **tiles._asdict(), "table_h": address_of(tables[0][0]), "table_w": address_of(tables[1][0]),
-        "outputs_h": outputs[0], "outputs_w": outputs[1], "tiles_h": counts[0], "tiles_w": counts[1],
+        **tiles._asdict(), "outputs_h": outputs[0], "outputs_w": outputs[1], "tiles_h": counts[0], "tiles_w": counts[1],
         "tiles": blocks.tiles, "row_groups": blocks.groups, "groups_a_block": blocks.groups_a_block,
         "blocks": blocks.blocks, "parts": blocks.parts, "groups": p.g, "pieces": pieces_of(tiles, threads),
         "inner": p.icg, "channels": p.ocg, "pairs_in": -(-p.icg // (2 * lanes)), "pairs_out": -(-shape.vectors // 2),
@@ -152,7 +151,8 @@ def _setup(lowering: Fourier, problem, threads: int, x_strides, o_strides, r_str
     record = np.zeros(1, FFT)
     for name, value in values.items():
         record[name] = value
-    return record, (no_bias, kernels, stages, tables)
+    constants = {"stages": stages, "kernels": kernels, "table_h": tables[0][0], "table_w": tables[1][0]}
+    return record, constants, no_bias
 
 
 def pieces_of(tiles: Tiles, threads: int) -> int:
@@ -184,15 +184,15 @@ class WholeFFT(Fourier):
     def lowering_bytes(self, problem, request):
         return sum(self._sizes(problem, request.num_threads)) if problem.mb else 0
 
-    def compute(self, ctx, record):
+    def compute(self, ctx, record, arrays):
         p = ctx.problem
-        v, m, work = self._sizes(p, ctx.threads)
-        record["v"] = address_of(ctx.take("spectra of the images", (v + m + work,), np.uint8))
-        record["m"], record["work"] = record["v"] + v, record["v"] + v + m
+        names = {"v": "spectra of the images", "m": "spectra of the outputs", "work": "work space"}
+        for (field, name), size in zip(names.items(), self._sizes(p, ctx.threads), strict=True):
+            arrays[field] = ctx.take(name, (size,), np.uint8)
         images = p.mb * p.g
-        ctx.lower(lower_task, images * int(record["pairs_in"][0]), address_of(record))
-        ctx.multiply_by(multiply_task, p.g * int(record["pieces"][0]), address_of(record))
-        ctx.lift(lift_task, images * int(record["pairs_out"][0]), address_of(record))
+        ctx.lower(lower_task, images * int(record["pairs_in"][0]), record, **arrays)
+        ctx.multiply_by(multiply_task, p.g * int(record["pieces"][0]), record, **arrays)
+        ctx.lift(lift_task, images * int(record["pairs_out"][0]), record, **arrays)
 
 
 class TiledFFT(Fourier):
@@ -222,7 +222,9 @@ class TiledFFT(Fourier):
         """None: V and M stay in a core's cache; the weights' way is in ``share_of_peak``."""
         return 0
 
-    def compute(self, ctx, record):
-        tasks, step, size = self._scratch(ctx.problem, ctx.threads)
-        record["v"], record["scratch_step"] = address_of(ctx.take("blocks of tiles", (size,), np.uint8)), step
-        ctx.multiply_by(tiled_task, tasks, address_of(record))
+    def scratch_step(self, problem, threads):
+        return self._scratch(problem, threads)[1]
+
+    def compute(self, ctx, record, arrays):
+        tasks, _, size = self._scratch(ctx.problem, ctx.threads)
+        ctx.multiply_by(tiled_task, tasks, record, v=ctx.take("blocks of tiles", (size,), np.uint8), **arrays)
