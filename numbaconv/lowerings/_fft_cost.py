@@ -28,10 +28,12 @@ MULTIPLY = 0.85
 """Of the multiply-add peak, what the products reach."""
 VECTOR_CYCLES = 46.0, 4.0, 60.0
 """Of a complex vector on its way through a tile: always, for each pass, and where a tile is too large for L2."""
-FAR_BYTES = 7.0
-"""A cycle, from beyond L2."""
+FAR_BYTES, NEAR_BYTES = 7.0, 16.0
+"""A cycle, from memory and from the last cache."""
 SERIAL = 0.4
 """Of the shorter of arithmetic and the weights' way, what does not hide behind the longer."""
+MOST_CACHED = 32 << 20
+"""Bytes of the last cache; a virtual machine may see one that it shares with many others."""
 
 
 def cycles(problem, tiles: Tiles, chunked: bool) -> float:
@@ -52,7 +54,9 @@ def cycles(problem, tiles: Tiles, chunked: bool) -> float:
     if chunked and together * tile_bytes(p, tiles) > 2 * detect().l2_bytes:
         transforms += 2 * tile_bytes(p, tiles) / FAR_BYTES
     products = p.g * count * 4 * tiles.products * p.icg * shape.vectors / MULTIPLY
-    weights = -(-count // max(together, 1)) * weight_bytes(p, tiles, shape) / FAR_BYTES
+    size = weight_bytes(p, tiles, shape)
+    rate = NEAR_BYTES if size <= min(detect().l3_bytes, MOST_CACHED) // 2 else FAR_BYTES
+    weights = -(-count // max(together, 1)) * size / rate
     return p.g * count * transforms + max(products, weights) + SERIAL * min(products, weights)
 
 
