@@ -75,19 +75,22 @@ def test_runs_cover_a_row_once():
         p = problem(**sizes)
         for tiles in range(1, p.ow + 1):
             for most in (1, 2, 100):
-                runs = _runs(p, tiles, most, True)
+                runs = _runs(p, 2, tiles, most, True)
                 ends = [z + pixels * count for z, pixels, count, _ in runs]
                 assert [z for z, *_ in runs] == [0, *ends[:-1]]
                 assert ends[-1] == p.ow
-                assert sum(count for _, _, count, _ in runs) == tiles
+                assert max(width for _, width, *_ in runs) <= -(-p.ow // tiles)
                 assert all(count <= most and (inside or count == 1) for _, _, count, inside in runs)
                 for z, pixels, count, inside in runs:
                     first = z * p.sw - p.pad_left
                     last = first + (pixels * count - 1) * p.sw + (p.kw - 1) * p.dw
                     assert inside == (first >= 0 and last < p.iw)
     p = problem(**KINDS["a first layer"])
-    assert not any(inside for *_, inside in _runs(p, 5, 9, False))
+    assert not any(inside for *_, inside in _runs(p, 2, 5, 9, False))
     assert _parts(p, [(0, 14, 1, False), (14, 14, 3, True)]) == {13, 14}
+    assert _runs(p, 2, 5, 9, True) == [(0, 1, 1, False), (1, 12, 4, True), (49, 11, 1, True), (60, 1, 1, False)]
+    deep = replace(p, ic=300, oc=300)
+    assert _runs(deep, 2, 5, 9, True) == [(0, 13, 1, False), (13, 12, 3, True), (49, 12, 1, False)]
 
 
 def test_loops_are_made_one_where_that_is_the_same():

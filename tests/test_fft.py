@@ -313,7 +313,7 @@ def test_the_tile_depends_on_nothing_that_differs_between_parts():
 
 
 def test_only_the_whole_image_is_never_cut_into_bands(rng):
-    p = problem(mb=2, ic=8, oc=8, ih=40, iw=40)
+    p = problem(mb=2, ic=8, oc=8, ih=90, iw=90)
     for name in NAMES:
         free = nc.plan(p, name, num_threads=1)
         single = nc.plan(replace(p, mb=1), name, num_threads=1)

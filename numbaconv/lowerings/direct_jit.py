@@ -41,6 +41,7 @@ DIRECT_JIT = np.dtype([(name, np.int64) for name in FIELDS] + [(name, GEOMETRY[n
 group's output and input channels; the division into tasks; steps of the weights; whether the loop over kernel rows is
 inside that over channels; the loops of whole tiles (a count of 0: the kernel rows inside the input); steps of output
 and residual, all in bytes but the geometry's."""
+LATENCY, EDGE = 8, 150  # cycles of a term that waits for the one before; of a tile at an edge, besides its pixels
 RUN = 3  # numbers of a run of tiles: first pixel, pixels of a tile, tiles, of which those at an edge are a run each
 
 
@@ -120,24 +121,45 @@ def _task(itemsize: int, lanes: int) -> Native:
     return task
 
 
-def _runs(problem, tiles: int, most: int, whole: bool) -> list[tuple[int, int, int, bool]]:
+def _runs(problem, vectors: int, tiles: int, most: int, whole: bool) -> list[tuple[int, int, int, bool]]:
     """A row's tiles: (first pixel, pixels, tiles, inside); at most so many in a run, those at an edge by themselves.
 
+    The row is cut into `tiles` alike, or into those inside and the few pixels at its edges: as it takes fewer cycles.
     Not `whole`: none counts as inside.
     """
-    p, runs, z = problem, [], 0
-    low = reached(p.ow, p.sw, -p.pad_left, p.iw)[0]
-    high = reached(p.ow, p.sw, (p.kw - 1) * p.dw - p.pad_left, p.iw)[1]
-    for number in range(tiles):
-        pixels = (p.ow + tiles - 1 - number) // tiles  # the wider ones first
-        inside = whole and low <= z and z + pixels <= high
-        begin, width, count, before = runs[-1] if runs else (0, 0, 0, False)
-        if inside and before and width == pixels and count < most:
-            runs[-1] = (begin, width, count + 1, True)
-        else:
-            runs.append((z, pixels, 1, inside))
-        z += pixels
-    return runs
+    p = problem
+    low, high = reached(p.ow, p.sw, -p.pad_left, p.iw)[0], reached(p.ow, p.sw, _last_tap(p), p.iw)[1]
+    widest = -(-p.ow // tiles)
+
+    def runs_of(stretches: list[tuple[int, int, int]]) -> list[tuple[int, int, int, bool]]:
+        runs: list[tuple[int, int, int, bool]] = []
+        for z, pixels, count in stretches:
+            for number in range(count):
+                width = (pixels + count - 1 - number) // count  # the wider ones first
+                inside = whole and low <= z and z + width <= high
+                begin, before, alike, there = runs[-1] if runs else (0, 0, 0, False)
+                if inside and there and before == width and alike < most:
+                    runs[-1] = (begin, width, alike + 1, True)
+                else:
+                    runs.append((z, width, 1, inside))
+                z += width
+        return runs
+
+    def cycles(runs) -> int:
+        """Sums of few pixels wait for one another; at an edge a tile rests in memory between taps, and is copied."""
+        return sum(
+            count * (p.K * max(width * vectors, LATENCY) + (0 if inside else (2 * p.kw + 6) * width * vectors + EDGE))
+            for _, width, count, inside in runs
+        )
+
+    parts = [(0, low), (low, high - low), (high, p.ow - high)] if whole and low < high else []
+    apart = [(z, pixels, -(-pixels // widest)) for z, pixels in parts if pixels]
+    return min([runs_of(choice) for choice in ([(0, p.ow, tiles)], apart) if choice], key=cycles)
+
+
+def _last_tap(problem) -> int:
+    """Where output 0's last tap of a row falls."""
+    return (problem.kw - 1) * problem.dw - problem.pad_left
 
 
 def _parts(problem, runs) -> set[int]:
@@ -199,7 +221,7 @@ def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     across, along = (3, 1) if way == "channels" else (1, 3)
     fits = way != "anyhow" and (r_strides is None or r_strides[along] == size)
     bands, chunks = _division(p, threads, p.oh * tiles, -(-blocks // vectors))
-    runs = _runs(p, tiles, max(1, p.oh * tiles // bands), fits)
+    runs = _runs(p, vectors, tiles, max(1, p.oh * tiles // bands), fits)
     bands = min(bands, p.oh * len(runs))
     weights = (p.kw * p.icg, p.icg, 1) if p.layout == "nhwc" else (1, p.kh * p.icg, p.kh)
     w_r, w_s, w_c = (step * vector for step in weights)
