@@ -86,33 +86,42 @@ def candidate(lowering: Lowering, problem: ConvProblem, request: Request) -> Can
     support = check(lowering, problem, request)
     if not support:
         return Candidate(lowering, support, undivided(problem, request))
-    division, form = divide(problem, lowering, request), lowering.form(request.device)
-    calls = division.gemm_calls(lowering)
-    parts = division.problems.items()
-    macs = sum(call.macs for call in calls) or sum(lowering.multiply_adds(part) * count for part, count in parts)
+    division = divide(problem, lowering, request)
+    macs, moved = _work(lowering, problem, division)
+    seconds = (_host_seconds if request.device == "cpu" else _device_seconds)(lowering, problem, request)
+    return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds,
+                     admits(lowering, problem, request))  # fmt: skip
+
+
+def _work(lowering: Lowering, problem: ConvProblem, division: Division) -> tuple[int, int]:
+    """(multiply-adds, bytes moved) of all parts."""
+    form, parts = lowering.form(division.request.device), division.problems.items()
+    macs = sum(call.macs for call in division.gemm_calls(lowering))
     rearranged = sum(form.rearranged_bytes(part, division.request) * count for part, count in parts)
     moved = problem.input_bytes + problem.weight_bytes + problem.output_bytes + rearranged
-    if request.device != "cpu":
-        seconds = _device_seconds(form, problem, division.request, calls, macs, moved)
-        admitted = admits(lowering, problem, request)
-        return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds, admitted)
-    flops = PEAK * request.num_threads
+    return macs or sum(lowering.multiply_adds(part) * count for part, count in parts), moved
+
+
+def _host_seconds(lowering: Lowering, problem: ConvProblem, request: Request) -> float:
+    """The time on the CPU: that of one thread, shared out, so that the choice is the same for any number of them."""
+    alone = replace(request, num_threads=1)
+    division = divide(problem, lowering, alone)
+    calls, (macs, moved) = division.gemm_calls(lowering), _work(lowering, problem, division)
     if calls:
-        seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / flops
+        seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / PEAK
     else:
-        seconds = 2 * macs / lowering.share_of_peak(problem) / flops
+        seconds = 2 * macs / lowering.share_of_peak(problem) / PEAK
     preparing = 0 if request.prepared else lowering.preparing_bytes(problem)
     in_cache = moved <= min(detect().l3_bytes, MOST_CACHED)
-    seconds += moved / ((CACHED_BANDWIDTH if in_cache else BANDWIDTH) * request.num_threads)
-    seconds += preparing / (BANDWIDTH * request.num_threads)
-    seconds += CALL_SECONDS * max(1, sum(call.count for call in calls))
-    admitted = admits(lowering, problem, request)
-    return Candidate(lowering, support, division, division.lowering_bytes(lowering), macs, moved, seconds, admitted)
+    seconds += moved / (CACHED_BANDWIDTH if in_cache else BANDWIDTH) + preparing / BANDWIDTH
+    return (seconds + CALL_SECONDS * max(1, sum(call.count for call in calls))) / request.num_threads
 
 
-def _device_seconds(form, problem: ConvProblem, request: Request, calls, macs: int, moved: int) -> float:
+def _device_seconds(lowering: Lowering, problem: ConvProblem, request: Request) -> float:
     """The time on a GPU: products as their plans count cycles, or multiply-adds over a share of the peak; bytes."""
-    device = runtime(request.device)
+    device, form, division = runtime(request.device), lowering.form(request.device), divide(problem, lowering, request)
+    request, calls = division.request, division.gemm_calls(lowering)
+    macs, moved = _work(lowering, problem, division)
     if calls:
         cycles = sum(device_plan(call, problem.dtype, request).cycles * call.count for call in calls if call.macs)
     else:

@@ -13,9 +13,11 @@ from numpy.testing import assert_array_equal
 
 import numbaconv as nc
 from numbaconv.accounts import arena_bytes
+from numbaconv.networks import layers
 from numbaconv.plan import Plan, make_plan
 from numbaconv.registry import lowerings
 from numbaconv.request import Epilogue, Request
+from numbaconv.select import choose
 from numbaconv.workspace import Arena, aligned
 
 plan_module = importlib.import_module("numbaconv.plan")  # the public function of that name stands before the module
@@ -253,3 +255,10 @@ def test_a_direction_or_depth_that_is_not_built_is_refused_with_the_reason():
         with pytest.raises(nc.UnsupportedProblem, match=words) as one:
             nc.plan(p, "im2col")
         assert set(one.value.reasons) == {"im2col"}
+
+
+def test_auto_chooses_without_looking_at_the_threads():
+    for layer in (*layers("googlenet"), *layers("mobilenet_v2")):
+        if layer.kind == "conv":
+            chosen = {choose(layer.problem, Request(num_threads=threads)).spec for threads in (1, 2, 7)}
+            assert len(chosen) == 1, layer.problem

@@ -66,7 +66,7 @@ def made_up(monkeypatch):
 
     def conv(problem, x, w, bias, num_threads, algorithm, accuracy):
         value = contender.conv_reference(problem, x, w, bias).value
-        return Contender(algorithm, lambda: None, lambda: value + (algorithm == "implicit-gemm"))
+        return Contender(algorithm, lambda: None, lambda: value + (algorithm == "direct"))
 
     def burst(calls, rounds, **options):
         assert rounds == 2
@@ -80,14 +80,14 @@ def test_measure_times_what_may_be_the_fastest(made_up):
     found = regret.measure(PROBLEM, 1, count=2, factor=3.0, rounds=2)
     worth = plausible(PROBLEM, REQUEST, 3.0)
     assert [one.spec for one in found.timed] == [
-        answer.lowering.spec for answer in worth if answer.lowering.name != "implicit-gemm"
+        answer.lowering.spec for answer in worth if answer.lowering.name != "direct"
     ]
-    assert list(found.wrong) == ["numbaconv implicit-gemm"]
+    assert list(found.wrong) == ["numbaconv direct"]
     assert found.chosen == found.timed[0].spec == choose(PROBLEM, REQUEST).spec
     assert found.best is found.timed[-1]
     assert found.regret == 2.0 ** (len(found.timed) - 1)
     assert [one.predicted for one in found.timed] == sorted(one.predicted for one in found.timed)
-    assert "WRONG: implicit-gemm is wrong" in regret.line(found, 10)
+    assert "WRONG: direct is wrong" in regret.line(found, 10)
     written = json.loads(json.dumps(regret.as_json([found], ["x 1"])))
     assert written["rows"][0]["regret"] == found.regret
     assert written["calibration"]
