@@ -15,8 +15,10 @@ from numbaconv.gemm.cuda_loaders import ROWS, STRIDED, STRIDED_ALONG_K, Kind
 from numbaconv.gemm.cuda_plan import TILES
 from numbaconv.gemm.cuda_reduce import reduce_kernel
 from numbaconv.gemm.cuda_tile import Tile
+from numbaconv.geometry import Window
 from numbaconv.jit_cuda import Kernel
 from numbaconv.lowerings import _cuda_direct as direct
+from numbaconv.lowerings import _cuda_direct_jit as direct_jit
 from numbaconv.lowerings import _cuda_gather as gather
 from numbaconv.lowerings import _cuda_patches as patches
 from numbaconv.lowerings import _cuda_winograd_kernels as winograd
@@ -63,14 +65,26 @@ def products(plain: bool = False) -> list[Entry]:
     return entries
 
 
+def fixed(size: int) -> list[Kernel]:
+    """Of the direct convolution compiled for a problem, two: taps that leave the input, and taps that do not."""
+    edges = Window(3, 224, 224, 7, 7, 2, 2, 3, 3, 1, 1, 112, 112, 3 * 224 * 224, 224 * 224, 224, 1)
+    inside = Window(64, 56, 56, 3, 2, 1, 1, 0, 0, 1, 3, 54, 53, 64 * 56 * 56, 1, 56 * 64, 64)
+    return [
+        direct.direct_kernel(
+            size, 8, fast, direct_jit.known_of(g, direct.direct_task(1, 1, oc, 8, fast, has_bias, not has_bias))
+        )
+        for g, oc, fast, has_bias in ((edges, 64, True, True), (inside, 60, False, False))
+    ]
+
+
 def others() -> list[Entry]:
-    """All but products and ``tiles``; of the depthwise convolution, which is made for a kernel's sizes, some sizes."""
+    """All but products and ``tiles``; of the convolutions that are made for a kernel's or a problem's sizes, some."""
     kernels = [patches.offset_writer()]
     for size in (4, 8):
         kernels += [
             copying.copy4(size), pack(size), lift_cuda.lift_kernel(size), patches.scalar_writer(size),
             patches.patch_writer(size, True), patches.patch_writer(size, False), direct.reference_kernel(size),
-            direct.direct_kernel(size, 8, True), direct.direct_kernel(size, 8, False),
+            direct.direct_kernel(size, 8, True), direct.direct_kernel(size, 8, False), *fixed(size),
             direct.depthwise_kernel(size, 3, 3, 1, 1, 1, 1), direct.depthwise_kernel(size, 7, 7, 4, 4, 1, 1, 4, True),
             direct.depthwise_kernel(size, 5, 5, 2, 2, 3, 3, 4), direct.depthwise_kernel(size, 24, 2, 1, 1, 1, 1, 1),
         ]  # fmt: skip
@@ -100,7 +114,9 @@ def everything() -> list[Entry]:
 
 
 def family(name: str) -> str:
-    """A kernel's name but for what its store adds, and for the sizes that a depthwise kernel is made for."""
+    """A kernel's name but for what its store adds, and for the sizes that it is made for."""
     if name.startswith("depthwise"):
         return re.sub(r"_\d+x\d+_s\d+x\d+_d\d+x\d+_\d+_", "_", name)
+    if name.startswith("direct"):
+        return re.sub(r"_ic\d+_.*", "_fixed", name)
     return re.sub(r"_(none|row|column)(_residual)?$", "", name) if name.startswith(("gemm", "reduce")) else name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import oracles
 import pytest
@@ -14,8 +16,10 @@ from cuda_memory import NOTHING, held, start, steps_of, untouched
 from numbaconv import lift_cuda
 from numbaconv.devices import copying
 from numbaconv.devices.emulator import EmulationError
+from numbaconv.division import band, cuts
 from numbaconv.geometry import window_of
 from numbaconv.lowerings import _cuda_direct as direct
+from numbaconv.lowerings import _cuda_direct_jit as direct_jit
 from numbaconv.lowerings import _cuda_patches as patches
 from numbaconv.lowerings._taps import taps
 
@@ -264,7 +268,7 @@ def direct_weights(oc: int, icg: int, taps: int, groups: int, channels: int):
 
 
 def convolve(rng, p, layout, form, itemsize=4, has_bias=True, has_residual=True, activation=None, rows=4,
-             builder=direct, w=None):  # fmt: skip
+             builder=direct, w=None, knowing=direct_jit):  # fmt: skip
     dtype = f"f{itemsize}"
     (memory_x, x), fast = held(whole(rng, p.mb, p.ic, p.ih, p.iw, dtype=dtype), layout), layout == "nchw"
     w = whole(rng, p.oc, p.ic // p.g, p.kh, p.kw, dtype=dtype) if w is None else w
@@ -278,9 +282,10 @@ def convolve(rng, p, layout, form, itemsize=4, has_bias=True, has_residual=True,
     if form == "reference":
         t = builder.Task(p.mb, p.oc // p.g, *flags)
         kernel, grid, weights = builder.reference_kernel(itemsize), builder.reference_grid(o, t), w
-    elif form == "direct":
+    elif form in ("direct", "direct-jit"):
         t = builder.direct_task(p.mb, p.g, p.oc, 8, fast, *flags)
-        kernel, grid = builder.direct_kernel(itemsize, 8, fast), builder.direct_grid(o, t, 8)
+        known = builder.NOTHING_KNOWN if form == "direct" else knowing.known_of(g, t)
+        kernel, grid = builder.direct_kernel(itemsize, 8, fast, known), builder.direct_grid(o, t, 8)
         shape, sides = direct_weights(p.oc, p.ic // p.g, p.kh * p.kw, p.g, 8)
         weights, (copies, records) = np.zeros(shape, dtype), copying.copy4_launch(*sides)
         start(copying.copy4(itemsize), copies, w, weights, *records)
@@ -297,10 +302,10 @@ def convolve(rng, p, layout, form, itemsize=4, has_bias=True, has_residual=True,
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("form", ["reference", "direct"])
+@pytest.mark.parametrize("form", ["reference", "direct", "direct-jit"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_convolutions_without_a_product(rng, kind, form, layout):
-    convolve(rng, problem(**KINDS[kind]), layout, form, itemsize=4 if form == "direct" or layout == "nchw" else 8)
+    convolve(rng, problem(**KINDS[kind]), layout, form, itemsize=4 if form != "reference" or layout == "nchw" else 8)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -311,7 +316,7 @@ def test_depthwise(rng, kind, rows, layout):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("form", ["reference", "direct", "depthwise"])
+@pytest.mark.parametrize("form", ["reference", "direct", "direct-jit", "depthwise"])
 @pytest.mark.parametrize(("has_bias", "has_residual", "activation"), [(0, 0, "relu"), (1, 0, "relu6"), (0, 1, None)])
 def test_the_store_of_a_convolution(rng, form, layout, has_bias, has_residual, activation):
     p = problem(mb=2, ic=3, ih=5, iw=6, oc=6, g=3, pad_top=1)
@@ -323,6 +328,17 @@ def test_a_nan_goes_where_its_weight_goes(rng, form):
     w = np.ones((4, 1, 3, 3), np.float32)
     w[2, 0, 1, 1] = np.nan
     convolve(rng, problem(ic=4, ih=4, iw=5, oc=4, g=4), "nchw", form, activation="relu6", w=w)
+
+
+@pytest.mark.parametrize(("pads", "kernels"), [({}, 1), ({"pad_top": 1, "pad_bottom": 1}, 2), ({"pad_right": 1}, 1)])
+def test_parts_of_a_problem_share_their_kernels(pads, kernels):
+    p = problem(mb=7, ih=20, iw=6, **pads)
+    x, made = np.zeros((p.mb, p.ic, p.ih, p.iw), "f4"), set()
+    for images, (row, rows) in itertools.product((2, 1), cuts(p.oh, 4)):
+        input_rows, part = band(p, row, rows)
+        g, t = window_of(part, x[:images, :, input_rows]), direct.direct_task(images, 1, 4, 8, True, True, False)
+        made.add(direct.direct_kernel(4, 8, True, direct_jit.known_of(g, t)))
+    assert len({kernel.name for kernel in made}) == len(made) == kernels
 
 
 def test_no_images_and_no_kernel():
@@ -345,6 +361,10 @@ def depthwise_of(kind):
 
 def convolution_of(kind, layout="nchw", form="direct"):
     return lambda rng, builder: convolve(rng, problem(**KINDS[kind]), layout, form, builder=builder)
+
+
+def known_of(kind):
+    return lambda rng, knowing: convolve(rng, problem(**KINDS[kind]), "nchw", "direct-jit", knowing=knowing)
 
 
 def patches_of(kind, form):
@@ -391,6 +411,8 @@ FAULTS = [
     (direct, "int32(udiv32(k, t.ocg)) * g.ic", "int32(0)", convolution_of("groups", form="reference")),
     (direct, "(group * t.ocg + first + j)", "(group * t.padded + first + j)", convolution_of("groups")),
     (direct, "* t.span + lane) * channels", "+ lane) * channels", convolution_of("many blocks of channels", "nhwc")),
+    (direct_jit, "int32(sh), int32(sw)", "int32(sw), int32(sh)", known_of("dilation, stride")),
+    (direct_jit, "rows and columns", "rows or columns", known_of("dilation, stride")),
     (direct, "ih_0 + (int32(udiv32(i, pitch)) * leap", "ih_0 + (int32(udiv32(i, pitch)) * pitch",
      depthwise_of("stride beyond the kernel")),
     (direct, "int32(top + j * apart)", "int32(top + j)", depthwise_of("dilation")),

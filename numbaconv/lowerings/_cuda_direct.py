@@ -65,6 +65,25 @@ class Task(NamedTuple):
 NO_IMAGE = Image(0, 0, 0, 0, 0, 0, 0)
 
 
+@Function
+def same(given):
+    """What was given."""
+    return given
+
+
+class Known(NamedTuple):
+    """What a ``direct_kernel`` is compiled for: words that put constants into its g and t; whether no tap leaves the
+    input, wherever it is asked; and a name for all that."""
+
+    window: Function = same
+    task: Function = same
+    inside: bool = False
+    name: str = ""
+
+
+NOTHING_KNOWN = Known()
+
+
 def image_of(array) -> Image:
     """The ``Image`` of an array (images, channels, rows, columns)."""
     return Image(*array.shape[1:], *(step // array.itemsize for step in array.strides))
@@ -149,22 +168,25 @@ def direct_grid(o: Image, t: Task, channels: int) -> tuple[int, int] | None:
 
 
 @functools.cache
-def direct_kernel(itemsize: int, channels: int = 8, pixels_fast: bool = True) -> Kernel:
+def direct_kernel(itemsize: int, channels: int = 8, pixels_fast: bool = True, known: Known = NOTHING_KNOWN) -> Kernel:
     """The direct convolution: a thread has one pixel's sums of `channels` (a multiple of four) output channels.
 
     Its arguments are ``reference_kernel``'s, with w as (groups, taps, ic/g, oc/g padded to a multiple of `channels`),
     16-byte aligned, and t from ``direct_task``. With `pixels_fast` (NCHW) a warp's threads take neighbouring pixels:
     loads of x and stores lie side by side, and all threads load the same weights. Otherwise (NHWC) each SPAN neighbours
     take blocks of channels of one pixel: they write SPAN · `channels` elements in a row and share their loads of x,
-    while a warp's loads of weights still lie within two lines. The grid is ``direct_grid``'s.
+    while a warp's loads of weights still lie within two lines. The grid is ``direct_grid``'s. What is `known` may not
+    differ in the arguments (``_cuda_direct_jit``).
     """
     real = float32 if itemsize == 4 else float64
     load, vector = ldv(itemsize), VECTOR_BYTES // itemsize
     vectors = channels // vector
     if channels % vector:
         raise ValueError(f"{channels} channels a thread are no multiple of {vector}")
+    window, task, inside = known.window, known.task, known.inside
 
     def kernel(x, w, out, bias, residual, g, o, r, t, low, high):
+        g, t = window(g), task(t)
         sums = cuda.local.array(channels, real)
         number = int32(cuda.blockIdx.x * THREADS + cuda.threadIdx.x)
         pixel, lane = number, int32(0)
@@ -180,10 +202,10 @@ def direct_kernel(itemsize: int, channels: int = 8, pixels_fast: bool = True) ->
                 sums[j] = real(0)
             for row in range(g.kh):
                 ih = int32(row_of(y, row, g))
-                if ih >= 0 and ih < g.ih:
+                if inside or (ih >= 0 and ih < g.ih):
                     for column in range(g.kw):
                         iw = int32(column_of(z, column, g))
-                        if iw >= 0 and iw < g.iw:
+                        if inside or (iw >= 0 and iw < g.iw):
                             at = int32(n * g.x_n + group * g.ic * g.x_c + ih * g.x_h + iw * g.x_w)
                             weight = int32(((group * g.kh + row) * g.kw + column) * g.ic * t.padded + first)
                             for _ in range(g.ic):
@@ -199,7 +221,7 @@ def direct_kernel(itemsize: int, channels: int = 8, pixels_fast: bool = True) ->
                     value = finished(sums[j], k, n, y, z, bias, residual, t, r, low, high)
                     out[int32(n * o.n + k * o.c + y * o.h + z * o.w)] = value
 
-    name = f"direct_{itemsize}_{channels}_{'pixels' if pixels_fast else 'channels'}"
+    name = f"direct_{itemsize}_{channels}_{'pixels' if pixels_fast else 'channels'}{known.name}"
     return Kernel(name, kernel, _signature(itemsize), THREADS, 4)
 
 

@@ -21,11 +21,20 @@ import functools
 
 import numpy as np
 
-from numbaconv.geometry import GEOMETRY, SIZES, STEPS, reached, window_of
+from numbaconv.geometry import GEOMETRY, SIZES, STEPS, Window, reached, window_of
 from numbaconv.jit import Native, native
 from numbaconv.lowering import LIMITS, Lowering, recorded
 from numbaconv.lowering_cuda import CudaForm
-from numbaconv.lowerings._cuda_direct import NO_IMAGE, direct_grid, direct_kernel, direct_task, image_of
+from numbaconv.lowerings._cuda_direct import (
+    NO_IMAGE,
+    NOTHING_KNOWN,
+    Known,
+    Task,
+    direct_grid,
+    direct_kernel,
+    direct_task,
+    image_of,
+)
 from numbaconv.lowerings._cuda_matrices import keep_weights
 from numbaconv.lowerings._direct_kernels import block_weights, put_kernel, steps_kernel
 from numbaconv.machine import detect
@@ -61,14 +70,18 @@ class CudaDirect(CudaForm):
         return keep_weights(ctx, w, p.kh * p.kw * p.icg, p.ocg, oc=(0, 1), c=(1, 0), r=(p.kw * p.icg, 0), s=(p.icg, 0),
                             multiple=self.channels)  # fmt: skip
 
+    def known(self, g: Window, t: Task) -> Known:
+        """What the kernel is compiled for."""
+        return NOTHING_KNOWN
+
     def run(self, ctx, x, prepared, out):
         p, residual = ctx.problem, ctx.residual
         pixels_fast = out.strides[3] < out.strides[1] or p.oc == 1
-        task = direct_task(p.mb, p.g, p.oc, self.channels, pixels_fast, ctx.bias is not None, residual is not None)
-        images = image_of(out), NO_IMAGE if residual is None else image_of(residual)
-        ctx.launch("multiply", direct_kernel(x.itemsize, self.channels, pixels_fast),
-                   direct_grid(images[0], task, self.channels), x, prepared, out, ctx.bias, residual,
-                   window_of(p, x, ic=p.icg), *images, task, *LIMITS[ctx.request.epilogue.activation])  # fmt: skip
+        g, o, r = window_of(p, x, ic=p.icg), image_of(out), NO_IMAGE if residual is None else image_of(residual)
+        t = direct_task(p.mb, p.g, p.oc, self.channels, pixels_fast, ctx.bias is not None, residual is not None)
+        kernel = direct_kernel(x.itemsize, self.channels, pixels_fast, self.known(g, t))
+        ctx.launch("multiply", kernel, direct_grid(o, t, self.channels), x, prepared, out, ctx.bias, residual,
+                   g, o, r, t, *LIMITS[ctx.request.epilogue.activation])  # fmt: skip
 
 
 @functools.cache

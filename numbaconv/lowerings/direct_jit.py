@@ -24,6 +24,7 @@ import numpy as np
 from numbaconv.geometry import GEOMETRY, SIZES, STEPS, reached
 from numbaconv.jit import Native, native
 from numbaconv.lowering import LIMITS, recorded
+from numbaconv.lowerings._cuda_direct_jit import CudaDirectJit
 from numbaconv.lowerings._direct_jit_kernels import tiles_kernel
 from numbaconv.lowerings._direct_kernels import put_kernel, steps_kernel
 from numbaconv.lowerings.direct import MOST_PIXELS, PAGE, TASKS_A_THREAD, TILE_VECTORS, WAYS, Direct, _lanes, _tiles
@@ -262,8 +263,7 @@ class DirectJit(Direct):
     """``direct`` with kernels compiled for the problem."""
 
     name = "direct-jit"
-    devices = ("cpu",)
-    cuda = None
+    cuda = CudaDirectJit
 
     def share_of_peak(self, problem):
         """Little with few terms a sum, where stores (in NCHW transposed) take their time, and in narrow groups."""
