@@ -22,7 +22,7 @@ from numbaconv.problem import ConvProblem
 __all__ = ["PLAUSIBLE", "cases"]
 
 PLAUSIBLE = ("implicit-gemm", "conv1x1", "im2col", "im2row", "kn2row-aa", "kn2col-aa", "mec", "indirect", "direct",
-             "depthwise", "patchify", "winograd-f2", "winograd-f4")  # fmt: skip
+             "direct-jit", "depthwise", "patchify", "winograd-f2", "winograd-f4")  # fmt: skip
 GROUPED = ("depthwise", "direct", "implicit-gemm")
 """The others launch something for every group."""
 IMAGES = 32
