@@ -8,8 +8,9 @@ is queued on one stream.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,6 +61,10 @@ class CudaForm:
     def supports(self, problem: ConvProblem, request: Request) -> Support:
         """What the lowering says; a form that can less says so itself."""
         return self.lowering.supports(problem, request)
+
+    def lacking(self, request: Request) -> str:
+        """What the form needs besides the device and is not here; then it refuses every problem, with this reason."""
+        return ""
 
     def lowering_bytes(self, problem: ConvProblem, request: Request) -> int:
         """Bytes of rearranged data that ``run`` takes. Exact."""
@@ -161,6 +166,15 @@ class CudaContext:
         self._stage(stage)
         begin = self.device.record(self.stream) if self.times is not None else None
         self.device.launch(kernel, grid, arguments, self.stream)
+        self._mark(stage, begin)
+
+    @contextlib.contextmanager
+    def outside(self, stage: str) -> Iterator[None]:
+        """Around what another library queues on the call's stream, a piece of a stage: such a call is not recorded."""
+        if isinstance(self.device, Recorder):
+            self.device.usable = False
+        begin = self.device.record(self.stream) if self.times is not None else None
+        yield
         self._mark(stage, begin)
 
     def _stage(self, stage: str) -> None:

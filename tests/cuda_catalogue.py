@@ -19,6 +19,7 @@ from numbaconv.geometry import Window
 from numbaconv.jit_cuda import Kernel
 from numbaconv.lowerings import _cuda_direct as direct
 from numbaconv.lowerings import _cuda_direct_jit as direct_jit
+from numbaconv.lowerings import _cuda_fft_kernels as fft
 from numbaconv.lowerings import _cuda_gather as gather
 from numbaconv.lowerings import _cuda_patches as patches
 from numbaconv.lowerings import _cuda_winograd_kernels as winograd
@@ -85,6 +86,7 @@ def others() -> list[Entry]:
             copying.copy4(size), pack(size), lift_cuda.lift_kernel(size), patches.scalar_writer(size),
             patches.patch_writer(size, True), patches.patch_writer(size, False), direct.reference_kernel(size),
             direct.direct_kernel(size, 8, True), direct.direct_kernel(size, 8, False), *fixed(size),
+            fft.cutting_kernel(size), fft.joining_kernel(size),
             direct.depthwise_kernel(size, 3, 3, 1, 1, 1, 1), direct.depthwise_kernel(size, 7, 7, 4, 4, 1, 1, 4, True),
             direct.depthwise_kernel(size, 5, 5, 2, 2, 3, 3, 4), direct.depthwise_kernel(size, 24, 2, 1, 1, 1, 1, 1),
         ]  # fmt: skip

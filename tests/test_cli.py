@@ -452,6 +452,8 @@ def test_check(monkeypatch, tmp_path):
 
     def checked(cls, *, quick, seed, device):
         asked.append((cls.name, quick, seed, device))
+        if cls.name == "im2col-scan":
+            return check.Report([cls.name], [], {"mb1...": "it needs a library", "mb2...": "it needs a library"})
         if cls.name == "im2row":
             raise check.ConformanceError("im2row", "mb1...", "memory", "declares 3 bytes, 4 were taken")
         return check.Report([cls.name], ["mb1..."] * 3, {"mb2...": "why"})
@@ -462,6 +464,8 @@ def test_check(monkeypatch, tmp_path):
     result = call("check", "im2*", "--json", tmp_path / "c.json")
     assert result.exit_code == 1
     assert "declares 3 bytes" in result.output
+    assert "im2col-scan was not checked, it refuses everything here: it needs a library\n" in result.output
+    assert [row[-1] for row in table_of(result.output, "lowering") if row[0] == "im2col-scan"] == ["skipped"]
     rows = {row["name"]: row for row in json.loads((tmp_path / "c.json").read_text())["rows"]}
     assert set(rows) == set(package.list_lowerings("im2*"))
     assert [name for name, row in rows.items() if row["error"]] == ["im2row"]

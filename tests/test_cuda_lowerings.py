@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("greenlet", reason="the CUDA emulator runs on greenlets: pip install greenlet")
 
+import fake_cupy
 import oracles
 from numba import types
 
@@ -33,7 +34,7 @@ from numbaconv.testing.trial import Trial
 
 NAMES = nc.list_lowerings(device="cuda")
 SHARE, MANY_PRODUCTS_SHARE = 5, 10  # one in so many problems of the grid is run here for each lowering
-MANY_PRODUCTS = ("kn2row-a", "kn2col-a", "winograd")
+MANY_PRODUCTS = ("kn2row-a", "kn2col-a", "winograd", "fft")
 PARAMETERS = [
     cls(**{name: 2 if value is int else value}).spec
     for cls in lowerings(device="cuda")
@@ -50,6 +51,7 @@ MULTIPLYING = [
 def emulated(monkeypatch):
     monkeypatch.setenv("NUMBACONV_CUDA", "emulate")
     monkeypatch.delenv("NUMBACONV_CUDA_CC", raising=False)
+    fake_cupy.install(monkeypatch)  # else those that transform with cuFFT refuse everything: test_cuda_fft.py
     yield runtime()
     forget_plans()
 

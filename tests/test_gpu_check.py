@@ -384,6 +384,12 @@ def test_a_result_that_is_not_shared_or_too_early_is_seen(tensors, monkeypatch):
         assert ran(case, tensors)["status"] == "wrong"
 
 
+def test_a_lowering_that_lacks_a_library_is_left_away(emulate, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(Skip, match=r"fft-tiled is left away: .*pip install cupy-cuda13x"):
+        gpu_convs.exact("fft-tiled", "float32", Bench(quick=True))
+
+
 # ------------------------------------------------------------------------------------------------- records, verdicts
 
 

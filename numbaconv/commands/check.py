@@ -37,10 +37,11 @@ def check(pattern: str, device: str, quick: bool, seed: int, json_file: Path | N
     with progress("checking", len(found)) as tick:
         for cls in found:
             start = time.perf_counter()
-            row: dict[str, Any] = {"name": cls.name, "ran": 0, "refused": 0, "error": ""}
+            row: dict[str, Any] = {"name": cls.name, "ran": 0, "refused": 0, "error": "", "skipped": ""}
             try:
                 report: Report = check_lowering(cls, quick=quick, seed=seed, device=device)
-                row |= {"ran": len(report.ran), "refused": len(report.refused)}
+                skipped = "" if report.ran else "; ".join(sorted(set(report.refused.values())))
+                row |= {"ran": len(report.ran), "refused": len(report.refused), "skipped": skipped}
             except ConformanceError as error:
                 row["error"] = str(error)
                 failures.append(error)
@@ -48,12 +49,19 @@ def check(pattern: str, device: str, quick: bool, seed: int, json_file: Path | N
             tick()
     show_table(
         ["lowering", "problems right", "refused", "s", "verdict"],
-        [[row["name"], str(row["ran"]), str(row["refused"]), f"{row['seconds']:.1f}", "WRONG" if row["error"] else "ok"]
+        [[row["name"], str(row["ran"]), str(row["refused"]), f"{row['seconds']:.1f}", _verdict(row)]
          for row in rows],
         text=1,
     )  # fmt: skip
+    for row in rows:
+        if row["skipped"]:
+            click.echo(f"{row['name']} was not checked, it refuses everything here: {row['skipped']}")
     for failure in failures:
         click.echo(f"\n{failure}", err=True)
     write_json(json_file, None, rows)
     if failures:
         sys.exit(1)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    return "WRONG" if row["error"] else "skipped" if row["skipped"] else "ok"

@@ -24,6 +24,7 @@ from typing import ClassVar
 import numpy as np
 
 from numbaconv.lowering import LIMITS, YES, Lowering, Support, recorded
+from numbaconv.lowerings._cuda_fft import CudaFFT
 from numbaconv.lowerings._fft_cost import chosen_tiles, cycles, weight_bytes
 from numbaconv.lowerings._fft_division import (
     Blocks,
@@ -51,6 +52,7 @@ class Fourier(Lowering, abstract=True):
     """What both have in common; they name the tile, and what runs."""
 
     family = "fft"
+    devices, cuda = ("cpu", "cuda"), CudaFFT
     chunked: ClassVar[bool]
 
     def tiles(self, problem) -> Tiles:

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from numbaconv.api import plan
 from numbaconv.bench.gpu.bench import Bench
-from numbaconv.bench.gpu.case import Case, Tally
+from numbaconv.bench.gpu.case import Case, Skip, Tally
 from numbaconv.bench.ours import in_order
 from numbaconv.errors import UnsupportedProblem
 from numbaconv.problem import ConvProblem
-from numbaconv.registry import list_lowerings
+from numbaconv.registry import list_lowerings, make_lowering
+from numbaconv.request import Request
 from numbaconv.testing import grid
 from numbaconv.testing.oracle import finish
 from numbaconv.testing.samples import sample
@@ -53,6 +54,9 @@ def problems(quick: bool, kind: str) -> Iterator[tuple[str, ConvProblem]]:
 
 def exact(spec: str, kind: str, bench: Bench) -> Any:
     """A lowering on all problems that it runs, with bias, residual and activation by turns."""
+    lowering = make_lowering(spec)
+    if "cuda" in lowering.devices and (reason := lowering.form(bench.device).lacking(Request(device=bench.device))):
+        raise Skip(f"{spec} is left away: {reason}")
     tally = Tally()
     for number, (label, problem) in enumerate(problems(bench.quick, kind)):
         has_bias, has_residual = number % 2 == 0, number % 3 == 0
