@@ -116,10 +116,11 @@ def test_no_images(cupy, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_pixels_that_no_output_reads_spoil_none(rng, cupy, name):
-    p = problem(ic=2, oc=2, ih=7, iw=8, kh=3, kw=3, sh=3, sw=3)
+    p = problem(ic=1, oc=2, ih=8, iw=9, kh=4, kw=4, sh=3, sw=3)
+    assert make_lowering(name).form("cuda").tiles(p)[::2] == (8, 8)  # tiles reach beyond the 7 rows and columns read
     x, w, *_ = normal(rng, p)
     wanted = oracle(p, x, w)
-    x[:, :, 6:], x[..., 6:] = np.nan, np.nan
+    x[:, :, 7:], x[..., 7:] = np.nan, np.nan
     assert close(convolve(p, x, w, algorithm=name), wanted, p, name, np.nan_to_num(x), w)
 
 

@@ -249,7 +249,7 @@ def check_lowering(
     Returns
     -------
     Report
-        What ran and what was refused.
+        What ran and what was refused: everything, where a device's form says what it is ``lacking``.
 
     Raises
     ------
