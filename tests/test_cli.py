@@ -453,7 +453,8 @@ def test_check(monkeypatch, tmp_path):
     def checked(cls, *, quick, seed, device):
         asked.append((cls.name, quick, seed, device))
         if cls.name == "im2col-scan":
-            return check.Report([cls.name], [], {"mb1...": "it needs a library", "mb2...": "it needs a library"})
+            return check.Report([cls.name], [], {"mb1...": "it needs a library", "mb2...": "it needs a library",
+                                                      "mb3...": "a stride of 2"})  # fmt: skip
         if cls.name == "im2row":
             raise check.ConformanceError("im2row", "mb1...", "memory", "declares 3 bytes, 4 were taken")
         return check.Report([cls.name], ["mb1..."] * 3, {"mb2...": "why"})
