@@ -40,6 +40,7 @@ class Row:
     bytes_moved: int = 0
     waste: float = 0.0
     admitted: bool = True
+    error: str | float = "exact"
     measured: float | None = None
 
     @property
@@ -52,6 +53,13 @@ class Row:
         kinds = [f"{c.count * c.batch} of {c.m} x {c.k} x {c.n}" for c in self.gemm_calls]
         more = [f"... {len(kinds) - SHOWN_PRODUCTS} more"] if len(kinds) > SHOWN_PRODUCTS else []
         return ", ".join([*kinds[:SHOWN_PRODUCTS], *more]) or "none"
+
+    @property
+    def accuracy(self) -> str:
+        """Its error in words, where it is not that of sums of products."""
+        if isinstance(self.error, str):
+            return ""
+        return f", error {self.error:.2f} times direct's" + ("" if self.admitted else ": by name only")
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,8 @@ class Explanation:
                 continue
             numbers = (f"{row.name:<{width}} {row.lowering_bytes:>12,} {row.panel_bytes:>11,} {row.bytes_moved:>13,} "
                        f"{row.macs / 1e6:>9.1f} {row.waste:>7.1%} {_milliseconds(row)} ")  # fmt: skip
-            lines += _folded(numbers, row.products.replace(" ", "\xa0").replace(",\xa0", ", "))
+            words = row.products + row.accuracy
+            lines += _folded(numbers, words.replace(" ", "\xa0").replace(",\xa0", ", "))
         return "\n".join([*lines, *self.notes])
 
 
@@ -126,7 +135,9 @@ def explain(
     answers = candidates(problem, request)
     remembered = known(problem, request)
     times = remembered.times if remembered else {}
-    rows = tuple(replace(_row(answer, problem), measured=times.get(answer.lowering.spec)) for answer in answers)
+    rows = tuple(
+        replace(_row(answer, problem, request), measured=times.get(answer.lowering.spec)) for answer in answers
+    )
     able = [row for row in rows if row.runs and row.admitted]
     fitting = [row for row in able if max_workspace is None or row.workspace_bytes <= max_workspace]
     notes = [f"plug-in {name} is broken: {error}" for name, error in broken.items()]
@@ -149,9 +160,10 @@ def _precision_notes(problem: ConvProblem, request: Request) -> list[str]:
     return [f"precision={request.precision!r}: {have}{words[chosen]} (lowerings without products: float32)"]
 
 
-def _row(answer: Candidate, problem: ConvProblem) -> Row:
+def _row(answer: Candidate, problem: ConvProblem, request: Request) -> Row:
+    error = answer.lowering.error_bound(problem, request) if answer.support else "exact"
     calls = tuple(answer.division.gemm_calls(answer.lowering)) if answer.support else ()
     waste = answer.macs / problem.macs - 1 if answer.macs and problem.macs else 0.0
     return Row(answer.lowering.name, bool(answer.support), answer.support.reason, answer.lowering_bytes,
                answer.panel_bytes, answer.macs, answer.seconds, calls, answer.bytes_moved, waste,
-               answer.admitted)  # fmt: skip
+               answer.admitted, error)  # fmt: skip

@@ -321,6 +321,10 @@ def test_auto_takes_what_the_accuracy_admits():
     rows = {row.name: row for row in nc.explain(text, accuracy="strict").rows}
     assert rows["winograd-f4"].waste == 36 / 144 - 1
     assert (rows["winograd-f2x4"].admitted, rows["winograd-f4"].admitted) == (True, False)
+    told = " ".join(str(nc.explain(text, accuracy="strict")).split())
+    assert f"none, error {rows['winograd-f2x4'].error:.2f} times direct's fft-tiled " in told
+    assert f"none, error {rows['winograd-f4'].error:.2f} times direct's: by name only" in told
+    assert rows["direct-jit"].accuracy == ""
 
 
 WIDTHS = """

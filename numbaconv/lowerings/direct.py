@@ -149,7 +149,7 @@ def _task(itemsize: int, lanes: int, tap_major: bool) -> Native:
     return task
 
 
-def _lanes(problem) -> int:
+def lanes_of(problem) -> int:
     """Lanes of a vector: all there are, or 128 bits and up where a group has fewer output channels."""
     lanes = detect().lanes(problem.dtype)
     while lanes * problem.itemsize > 16 and lanes // 2 >= problem.ocg:
@@ -158,7 +158,7 @@ def _lanes(problem) -> int:
 
 
 @functools.lru_cache(4096)
-def _tiles(ow: int, blocks: int, most_pixels: int) -> tuple[int, int]:
+def tiles_of(ow: int, blocks: int, most_pixels: int) -> tuple[int, int]:
     """(vectors, tiles of a row) for which a row takes the fewest cycles."""
 
     def choice(vectors):
@@ -202,9 +202,9 @@ def _division(problem, threads: int, vectors: int, blocks: int) -> tuple[int, in
 @functools.lru_cache(1024)
 def _setup(problem, threads: int, x_strides, o_strides):
     """(task, number of tasks, record without addresses, table of kernels, a bias of zeros)."""
-    p, size, lanes = problem, problem.itemsize, _lanes(problem)
+    p, size, lanes = problem, problem.itemsize, lanes_of(problem)
     blocks = -(-p.ocg // lanes)
-    vectors, tiles = _tiles(p.ow, blocks, WAYS if p.sw * x_strides[3] % PAGE == 0 else MOST_PIXELS)
+    vectors, tiles = tiles_of(p.ow, blocks, WAYS if p.sw * x_strides[3] % PAGE == 0 else MOST_PIXELS)
     tap_major = p.layout == "nhwc"
     way = "channels" if o_strides[1] == size else "pixels" if o_strides[3] == size else "anyhow"
     kernels = np.zeros((2, MOST_PIXELS + 1), np.int64)
@@ -245,12 +245,12 @@ class Direct(Lowering):
 
     def share_of_peak(self, problem):
         """Little with few terms a sum, where stores (in NCHW transposed) take their time, and in narrow groups."""
-        lanes, stores = _lanes(problem), 14 if problem.layout == "nhwc" else 28
+        lanes, stores = lanes_of(problem), 14 if problem.layout == "nhwc" else 28
         filled = problem.ocg / (-(-problem.ocg // lanes) * lanes)
         return 0.97 * problem.K / (problem.K + stores) * filled * lanes / detect().lanes(problem.dtype)
 
     def prepare_weights(self, problem, request, w):
-        p, lanes = problem, _lanes(problem)
+        p, lanes = problem, lanes_of(problem)
         channels, size = p.ocg, p.itemsize
         (_, c, r, s), (oc_step, c_step, r_step, s_step) = w.shape, w.strides
         axes = (r, s, c, oc_step, r_step, s_step, c_step)

@@ -1,8 +1,9 @@
 """Direct, compiled for the problem: the kernels know the steps between pixels and between the terms of a sum.
 
-What ``direct`` does with any problem's numbers, with three gains: a tile's sums never leave their registers before the
-last store, which adds bias and residual and limits them; few terms (a first layer's 3 channels) are written out; and a
-kernel of 1x1 without pads is one long row, of several images where those follow one another.
+What ``direct`` does with any problem's numbers, with three gains: the sums of a tile inside the input never leave their
+registers before the last store, which adds bias and residual and limits them (with pads a residual has a pass of its
+own); tiles alike are one call; and a kernel of 1x1 without pads is one long row, of several images where those follow
+one another.
 
     weights [vector of oc][r][s][c][lanes]       (NCHW: [s][c][r])
     tile    up to 14 pixels of a row by a few vectors of output channels; a task has some tiles and some vectors.
@@ -27,7 +28,7 @@ from numbaconv.lowering import LIMITS, recorded
 from numbaconv.lowerings._cuda_direct_jit import CudaDirectJit
 from numbaconv.lowerings._direct_jit_kernels import tiles_kernel
 from numbaconv.lowerings._direct_kernels import put_kernel, steps_kernel
-from numbaconv.lowerings.direct import MOST_PIXELS, PAGE, TASKS_A_THREAD, TILE_VECTORS, WAYS, Direct, _lanes, _tiles
+from numbaconv.lowerings.direct import MOST_PIXELS, PAGE, TASKS_A_THREAD, TILE_VECTORS, WAYS, Direct, lanes_of, tiles_of
 from numbaconv.machine import detect
 from numbaconv.simd import array_at, invoke, load_i64, record_at, stack
 
@@ -215,9 +216,9 @@ def _loops(problem, x_strides, w_steps) -> tuple[Loop, Loop, Loop]:
 def _setup(problem, threads: int, x_strides, o_strides, r_strides):
     """(task, number of tasks, record without addresses, whether it adds the residual, tables for it, a bias of 0)."""
     p = flat(problem, x_strides, o_strides, *([r_strides] if r_strides else []))
-    size, lanes = p.itemsize, _lanes(p)
+    size, lanes = p.itemsize, lanes_of(p)
     blocks, vector, pixel = -(-p.ocg // lanes), lanes * size, p.sw * x_strides[3]
-    vectors, tiles = _tiles(p.ow, blocks, WAYS if pixel % PAGE == 0 else MOST_PIXELS)
+    vectors, tiles = tiles_of(p.ow, blocks, WAYS if pixel % PAGE == 0 else MOST_PIXELS)
     way = "channels" if o_strides[1] == size else "pixels" if o_strides[3] == size else "anyhow"
     across, along = (3, 1) if way == "channels" else (1, 3)
     fits = way != "anyhow" and (r_strides is None or r_strides[along] == size)
@@ -267,7 +268,7 @@ class DirectJit(Direct):
 
     def share_of_peak(self, problem):
         """Little with few terms a sum, where stores (in NCHW transposed) take their time, and in narrow groups."""
-        lanes, stores = _lanes(problem), 4 if problem.layout == "nhwc" else 20
+        lanes, stores = lanes_of(problem), 4 if problem.layout == "nhwc" else 20
         filled = problem.ocg / (-(-problem.ocg // lanes) * lanes)
         return 0.97 * problem.K / (problem.K + stores) * filled * lanes / detect().lanes(problem.dtype)
 
