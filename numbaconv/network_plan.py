@@ -22,6 +22,7 @@ from itertools import pairwise, product
 from typing import Any
 
 from numbaconv.api import as_problem, make_request
+from numbaconv.calibration import rates
 from numbaconv.errors import DeviceUnavailable, ShapeError, UnsupportedProblem
 from numbaconv.gemm.cuda_plan import BYTES_A_CYCLE as DEVICE_BYTES
 from numbaconv.layouts import LAYOUTS
@@ -34,7 +35,7 @@ from numbaconv.planned_network import NetworkPlan, PlannedLayer
 from numbaconv.problem import ConvProblem
 from numbaconv.registry import make_lowering
 from numbaconv.request import Epilogue, Request
-from numbaconv.select import BANDWIDTH, DEVICE_HERTZ, candidate, choose
+from numbaconv.select import DEVICE_HERTZ, candidate, choose
 
 __all__ = ["length", "plan_network", "refusals_of", "shortest"]
 
@@ -237,4 +238,4 @@ def same_memory(shape: Sequence[int]) -> bool:
 
 def bandwidth(request: Request) -> float:
     """Bytes a second, as the cost model has them."""
-    return BANDWIDTH * request.num_threads if request.device == "cpu" else DEVICE_BYTES * DEVICE_HERTZ
+    return rates().memory * request.num_threads if request.device == "cpu" else DEVICE_BYTES * DEVICE_HERTZ

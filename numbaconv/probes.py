@@ -120,7 +120,7 @@ def copy_bandwidth(num_threads: int | None = None, size: int = GIB, *, refresh: 
 # ------------------------------------------------------------------------------------------------- kept on disk
 
 
-def _store() -> Path | None:
+def ceilings_file() -> Path | None:
     """The file of this machine's ceilings; None where nothing can be written."""
     facts = {name: sorted(value) if isinstance(value, frozenset) else value for name, value in asdict(detect()).items()}
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
@@ -128,7 +128,8 @@ def _store() -> Path | None:
     return directory and directory / f"ceilings-{key}.json"
 
 
-def _read(store: Path | None) -> dict[str, float]:
+def kept(store: Path | None) -> dict[str, float]:
+    """What a file of ceilings holds."""
     try:
         return json.loads(store.read_text()) if store else {}
     except (OSError, ValueError):
@@ -143,22 +144,22 @@ def _remembered(key: str, refresh: bool, measure_now: Callable[[], float]) -> fl
     """The value of `key`: from this process, from the disk, or measured and written there."""
     with _lock:
         if refresh or key not in _this_process:
-            store = _store()
-            value = None if refresh else _read(store).get(key)
+            store = ceilings_file()
+            value = None if refresh else kept(store).get(key)
             if value is None:
                 value = measure_now()
-                _write(store, key, value)
+                keep(store, key, value)
             _this_process[key] = value
         return _this_process[key]
 
 
-def _write(store: Path | None, key: str, value: float) -> None:
+def keep(store: Path | None, key: str, value: float) -> None:
     """Put one value among those that other processes may be adding; a disk that refuses costs the next process time."""
     if store is None:
         return
     fresh = store.with_suffix(f".{os.getpid()}")
     try:
-        fresh.write_text(json.dumps(_read(store) | {key: value}, indent=1, sort_keys=True))
+        fresh.write_text(json.dumps(kept(store) | {key: value}, indent=1, sort_keys=True))
         fresh.replace(store)
     except OSError:
         fresh.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from numbaconv.accounts import GemmCall, plan_of
+from numbaconv.calibration import rates
 from numbaconv.devices.cuda import runtime
 from numbaconv.division import Division, divide, image_elements, undivided
 from numbaconv.errors import UnsupportedProblem, WorkspaceExceeded
@@ -23,8 +24,6 @@ from numbaconv.problem import ConvProblem
 from numbaconv.registry import lowerings
 from numbaconv.request import ADMITTED, Request
 
-PEAK = 120e9  # multiply-adds in flops/s a core, a typical vector core: only ratios matter for the choice
-BANDWIDTH, CACHED_BANDWIDTH = 12e9, 40e9  # bytes/s a core, from memory and from the last cache
 MOST_CACHED = 32 << 20  # bytes; a virtual machine may see a cache that it shares with many others
 DEVICE_MACS, DEVICE_HERTZ = 128, 1.7e9  # multiply-adds of a multiprocessor a cycle, cycles a second
 DEVICE_THREADS = 1024  # of a multiprocessor, to keep it busy while others wait for memory
@@ -105,15 +104,15 @@ def _work(lowering: Lowering, problem: ConvProblem, division: Division) -> tuple
 def _host_seconds(lowering: Lowering, problem: ConvProblem, request: Request) -> float:
     """The time on the CPU: that of one thread, shared out, so that the choice is the same for any number of them."""
     alone = replace(request, num_threads=1)
-    division = divide(problem, lowering, alone)
+    division, rate = divide(problem, lowering, alone), rates()
     calls, (macs, moved) = division.gemm_calls(lowering), _work(lowering, problem, division)
     if calls:
-        seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / PEAK
+        seconds = sum(_slots(call, problem, division.request) * call.count for call in calls if call.macs) / rate.peak
     else:
-        seconds = 2 * macs / lowering.share_of_peak(problem) / PEAK
+        seconds = 2 * macs / lowering.share_of_peak(problem) / rate.peak
     preparing = 0 if request.prepared else lowering.preparing_bytes(problem)
     in_cache = moved <= min(detect().l3_bytes, MOST_CACHED)
-    seconds += moved / (CACHED_BANDWIDTH if in_cache else BANDWIDTH) + preparing / BANDWIDTH
+    seconds += moved / (rate.cache if in_cache else rate.memory) + preparing / rate.memory
     return (seconds + CALL_SECONDS * max(1, sum(call.count for call in calls))) / request.num_threads
 
 

@@ -17,6 +17,7 @@ testing = pytest.importorskip("click.testing")
 import numbaconv as package  # noqa: E402
 from numbaconv import cli, networks  # noqa: E402
 from numbaconv.bench.network import StageTime  # noqa: E402
+from numbaconv.calibration import Rates  # noqa: E402
 from numbaconv.commands import about, check, network, output, parameters, single  # noqa: E402
 from numbaconv.commands.group import numbaconv  # noqa: E402
 from numbaconv.plan import Handle  # noqa: E402
@@ -524,6 +525,12 @@ def test_warmup(monkeypatch):
     assert "cache: " in printed
     monkeypatch.setattr("numbaconv.warmup.cache_directory", lambda: None)
     assert "the next process compiles again; set NUMBACONV_CACHE_DIR" in works("warmup", "tiny")
+
+
+def test_warmup_calibrates_on_request(monkeypatch):
+    monkeypatch.setattr("numbaconv.commands.network.calibrate", lambda: Rates(5e9, 2e9, 3.25e9))
+    assert "auto counts with" not in works("warmup", "tiny")
+    assert "with 5 GFLOP/s a core, 2.0 GB/s from memory and 3.2 GB/s from" in works("warmup", "tiny", "--calibrate")
 
 
 def test_warmup_of_nothing_in_particular(monkeypatch):

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "numbaconv"
 
 LEVELS = [
     "problem request errors padding descriptor layouts shapes lazy",
-    "jit jit_cuda machine probes timing simd",
+    "jit jit_cuda machine probes calibration timing simd",
     "geometry devices workspace",
     "gemm",
     "accounts context lowering lowering_cuda recording registry lift lift_cuda division",

@@ -291,15 +291,15 @@ def test_ceilings_are_kept_by_thread_count_and_measured_again_on_request(fresh_s
 
 def test_ceilings_without_a_disk_and_with_a_spoilt_one(fresh_store, monkeypatch):
     monkeypatch.setattr(probes, "_measure_fma", lambda dtype, threads: 1.0)
-    probes._store().write_text("{ spoilt")
+    probes.ceilings_file().write_text("{ spoilt")
     assert probes.fma_peak("float32", 2) == 1.0
-    assert json.loads(probes._store().read_text()) == {"fma float32 x2": 1.0}
+    assert json.loads(probes.ceilings_file().read_text()) == {"fma float32 x2": 1.0}
     monkeypatch.setattr(probes, "cache_directory", lambda: None)
     assert probes.fma_peak("float32", 3) == 1.0
 
 
 def test_store_is_named_by_facts_that_do_not_change_between_processes():
-    code = "import json; from numbaconv.probes import _store; print(json.dumps(_store() and _store().name))"
+    code = "import json; from numbaconv.probes import ceilings_file as file; print(json.dumps(file() and file().name))"
     names = {in_a_process(code, PYTHONHASHSEED=seed) for seed in "123"}
     assert len(names) == 1
 

@@ -13,11 +13,11 @@ from numpy.testing import assert_array_equal
 
 import numbaconv as nc
 from numbaconv import network_plan
+from numbaconv.calibration import TYPICAL
 from numbaconv.find_database import Entry
 from numbaconv.layouts import LAYOUTS
 from numbaconv.network_plan import length, shortest
 from numbaconv.networks import layers
-from numbaconv.select import BANDWIDTH
 
 CHAIN = ["mb2ic3ih9oc8kh3ph1", "mb2ic8ih9oc12kh3", "mb2ic12ih7oc6kh1", "mb2ic6ih7oc4kh3sh2ph1"]
 
@@ -103,8 +103,8 @@ def test_predictions_add_up_to_the_best_of_all_orders(start, end):
     def total(orders):
         seconds = 0.0
         for problem, (reads, own) in zip(problems, pairwise(orders), strict=True):
-            seconds += predicted(replace(problem, layout=own)) + (reads != own) * problem.input_bytes / BANDWIDTH
-        return seconds + (end not in (None, orders[-1])) * problems[-1].output_bytes / BANDWIDTH
+            seconds += predicted(replace(problem, layout=own)) + (reads != own) * problem.input_bytes / TYPICAL.memory
+        return seconds + (end not in (None, orders[-1])) * problems[-1].output_bytes / TYPICAL.memory
 
     every = [path for path in product(LAYOUTS, repeat=5) if start in (None, path[0])]
     assert plan.seconds == pytest.approx(min(map(total, every)))

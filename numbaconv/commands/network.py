@@ -20,6 +20,7 @@ from numbaconv.bench.network import (
 )
 from numbaconv.bench.place import OnDevice, Place, place_of
 from numbaconv.bench.plots import network_plot
+from numbaconv.calibration import calibrate
 from numbaconv.commands import output
 from numbaconv.commands.output import milliseconds, percent, progress, show_table, size, write_json
 from numbaconv.commands.parameters import (
@@ -240,11 +241,16 @@ def _show_stages(stages: Sequence[StageTime]) -> None:
 @mb_option
 @threads_option
 @layout_option
-def warmup(networks: tuple[str, ...], mb: int, num_threads: int, layout: str) -> None:
+@click.option("--calibrate", "calibrated", is_flag=True, help="First measure this machine, for what auto predicts.")
+def warmup(networks: tuple[str, ...], mb: int, num_threads: int, layout: str, calibrated: bool) -> None:
     """Compile what the layers of NETWORKS need (alexnet, vgg16 and resnet50 unless told otherwise).
 
     Each distinct layer is prepared and run once; other processes then load the code from the cache.
     """
+    if calibrated:
+        found = calibrate()
+        click.echo(f"auto counts with {found.peak / 1e9:.0f} GFLOP/s a core, {found.memory / 1e9:.1f} GB/s from memory "
+                   f"and {found.cache / 1e9:.1f} GB/s from the last cache")  # fmt: skip
     names = networks or DEFAULT_NETWORKS
     todo = distinct_layers(names, mb, layout)
     fits_memory(max(bytes_of([layer]) for layer in todo), "ask for fewer images with --mb")
