@@ -72,8 +72,9 @@ class Plan:
         """The weights as the lowering wants them, on the device of the request."""
         if not self.on_cpu:
             return plan_cuda.prepare(self, w, stream)
-        first = self.division.parts[0].problem if self.division.parts else self.problem
-        return self.lowering.prepare_weights(first, self.division.request, w)
+        if not self.division.parts:  # no images: nothing will run, and no product could be planned
+            return ()
+        return self.lowering.prepare_weights(self.division.parts[0].problem, self.division.request, w)
 
     @cached_property
     def recorded(self) -> bool:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import oracles
@@ -538,22 +535,6 @@ def test_a_planned_product(rng, cc, parts, way, pixels):
 
 
 # ------------------------------------------------------------------------------------------- faults in the kernel
-
-
-@pytest.fixture
-def mutant(monkeypatch):
-    """``mutant(module, old, new)``: the module with that replaced, wherever it stands."""
-
-    def build(module, old, new):
-        source = Path(module.__file__).read_text(encoding="utf-8")
-        if old not in source:
-            raise ValueError(f"there is no {old!r} to put a fault in")
-        built = importlib.util.module_from_spec(importlib.util.spec_from_loader("mutant", None))
-        monkeypatch.setitem(sys.modules, "mutant", built)
-        exec(compile(source.replace(old, new), "mutant", "exec"), built.__dict__)
-        return built
-
-    return build
 
 
 @functools.cache

@@ -262,3 +262,17 @@ def test_auto_chooses_without_looking_at_the_threads():
         if layer.kind == "conv":
             chosen = {choose(layer.problem, Request(num_threads=threads)).spec for threads in (1, 2, 7)}
             assert len(chosen) == 1, layer.problem
+
+
+@pytest.mark.parametrize("name", nc.list_lowerings())
+def test_a_plan_for_no_images_is_prepared_and_run(name):
+    """No product can be planned for nothing, and none is needed."""
+    for text in ("mb0ic3ih8oc4kh3", "mb0ic3ih8oc4kh1", "g4mb0ic4ih8oc4kh3", "mb0ic3ih8iw8oc4kh2kw2sh2sw2ph0pw0"):
+        try:
+            handle = nc.plan(text, name, residual=True)
+        except nc.UnsupportedProblem:
+            continue
+        p = handle.problem
+        x, w, residual = (np.ones(shape, "f4") for shape in (p.input_shape, p.weight_shape, p.output_shape))
+        assert handle.prepare(w)(x, residual=residual).shape == p.output_shape
+        assert handle.prepared_bytes == 0

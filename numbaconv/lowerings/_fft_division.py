@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 from numbaconv.lowerings._fft_codelets import RADICES
 from numbaconv.lowerings._fft_products import max_rows
+from numbaconv.lowerings._tile_blocks import TileBlocks, Vectors, odd_lines
 from numbaconv.machine import detect
-from numbaconv.workspace import ALIGNMENT
 
 CHUNK = 32
 """Output channels of tiles that are multiplied before they are transformed, about."""
 FEWEST_TILES, MOST_TILES = 12, 48
 """Of a block, about: as many as L2 holds, but not so few that the weights' way from beyond it sets the pace."""
-TASKS_A_THREAD = 4
 
 
 @functools.cache
@@ -93,63 +92,28 @@ def whole_image(problem) -> Tiles:
     return Tiles(*sides)
 
 
-class Shape(NamedTuple):
-    """Lanes of a vector; vectors of a group's output channels, of a chunk of them, and of a panel."""
-
-    lanes: int
-    vectors: int
-    chunk: int
-    panel: int
+class Shape(Vectors):
+    """Vectors of output channels, of a chunk and of a panel."""
 
     @classmethod
     def of(cls, problem, chunked: bool) -> Shape:
-        """It depends on channels and element type alone: prepared weights serve every part of a problem."""
-        lanes = detect().lanes(problem.dtype)
-        vectors = -(-problem.ocg // lanes)
-        panel = min(2, vectors)
-        chunks = -(-vectors // max(panel, CHUNK // lanes)) if chunked else 1
-        return cls(lanes, vectors, -(-vectors // chunks // panel) * panel, panel)
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.vectors // self.chunk)
+        return cls.cut(problem, CHUNK if chunked else None)
 
 
-class Blocks(NamedTuple):
-    """Tiles; row groups, those of a block; blocks, and parts of the output channels: a task has one of each."""
-
-    tiles: int
-    groups: int
-    groups_a_block: int
-    blocks: int
-    parts: int
+class Blocks(TileBlocks):
+    """How the tiles are cut."""
 
     @classmethod
     def of(cls, problem, tiles: Tiles, threads: int) -> Blocks:
         rows, columns = tiles.counts(problem)
         count, shape = problem.mb * rows * columns, Shape.of(problem, True)
-        blocks = -(-count // tiles_a_block(problem, tiles))
-        if 1 < blocks < TASKS_A_THREAD * threads:  # as many for each thread
-            blocks = min(-(-blocks // threads) * threads, count)
-        groups_a_block = -(-count // blocks // max_rows(shape.panel, detect().vector_registers))
-        groups = min(blocks * groups_a_block, count)
-        blocks = -(-groups // groups_a_block)
-        return cls(count, groups, groups_a_block, blocks, min(shape.chunks, -(-threads // (blocks * problem.g))))
+        return cls.cut(problem, count, tiles_a_block(problem, tiles), shape, max_rows, threads)
 
     @classmethod
     def whole(cls, problem) -> Blocks:
         """One block of whole images."""
         groups = -(-problem.mb // max_rows(Shape.of(problem, False).panel, detect().vector_registers))
         return cls(problem.mb, groups, groups, 1, 1)
-
-    @property
-    def fewest_rows(self) -> int:
-        """Tiles of the smaller row groups."""
-        return self.tiles // self.groups
-
-    @property
-    def most_rows(self) -> int:
-        return -(-self.tiles // self.groups)
 
     @property
     def together(self) -> int:
@@ -168,17 +132,12 @@ def tiles_a_block(problem, tiles: Tiles) -> int:
     return min(max(detect().l2_bytes // tile_bytes(problem, tiles), FEWEST_TILES), MOST_TILES)
 
 
-def _odd_lines(size: int) -> int:
-    """Bytes in an odd number of cache lines: neighbours so far apart do not share a set of the cache."""
-    return (-(-size // ALIGNMENT) | 1) * ALIGNMENT
-
-
 def work_of(problem, tiles: Tiles) -> dict[str, int]:
     """A thread's work space: where its parts begin, its steps, its size; in bytes."""
     vector = detect().lanes(problem.dtype) * problem.itemsize
-    row = _odd_lines(2 * tiles.n_w * vector)
-    line = _odd_lines(2 * max(tiles.n_h, tiles.n_w) * vector)
-    pixels = _odd_lines(tiles.n_w * vector)
+    row = odd_lines(2 * tiles.n_w * vector)
+    line = odd_lines(2 * max(tiles.n_h, tiles.n_w) * vector)
+    pixels = odd_lines(tiles.n_w * vector)
     lines = tiles.n_h * row
     return {"row": row, "lines": lines, "line": line, "pixels": lines + 2 * line, "pixels_step": pixels,
             "work_step": lines + 2 * line + 2 * pixels}  # fmt: skip
@@ -189,8 +148,8 @@ def spectra_of(problem, tiles: Tiles, shape: Shape, together: int) -> dict[str, 
     vector = shape.lanes * problem.itemsize
     v_imaginary = 2 * -(-problem.icg // shape.lanes // 2) * vector  # channels come in pairs of vectors
     m_imaginary = shape.chunk * vector
-    v_row, m_row = _odd_lines(2 * v_imaginary), _odd_lines(2 * m_imaginary)
-    v_step, m_step = _odd_lines(together * v_row), _odd_lines(together * m_row)
+    v_row, m_row = odd_lines(2 * v_imaginary), odd_lines(2 * m_imaginary)
+    v_step, m_step = odd_lines(together * v_row), odd_lines(together * m_row)
     return {"v_imaginary": v_imaginary, "v_row": v_row, "v_step": v_step, "v_bytes": tiles.products * v_step,
             "m_imaginary": m_imaginary, "m_row": m_row, "m_step": m_step,
             "m_bytes": tiles.products * m_step}  # fmt: skip
