@@ -25,7 +25,7 @@ from numbaconv.request import Epilogue, Request
 from numbaconv.workspace import release_workspaces
 
 if TYPE_CHECKING:
-    from numbaconv import testing
+    from numbaconv import ladder, testing
 
 __version__ = "0.1.0"
 
@@ -49,6 +49,7 @@ __all__ = [
     "errors",
     "explain",
     "gemm",
+    "ladder",
     "linear",
     "list_lowerings",
     "plan",
@@ -63,9 +64,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    """``numbaconv.testing``, imported when it is first asked for."""
-    if name == "testing":
+    """``numbaconv.ladder`` and ``numbaconv.testing``, imported when they are first asked for."""
+    if name in ("ladder", "testing"):
         import importlib
 
-        return importlib.import_module("numbaconv.testing")
+        return importlib.import_module(f"numbaconv.{name}")
     raise AttributeError(f"module 'numbaconv' has no attribute {name!r}")

@@ -1,0 +1,9 @@
+"""The ladders: from three plain loops to the production kernel, one idea a step.
+
+Every step is a file of this folder, and nothing else: ``cpu3_blocked.py`` is the third step of the ladder "cpu". Its
+docstring compares it with the step before; its function has the same signature and the same names as all others.
+"""
+
+from numbaconv.ladder.step import LADDERS, Step, step, steps
+
+__all__ = ["LADDERS", "Step", "step", "steps"]

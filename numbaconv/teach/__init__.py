@@ -1,0 +1,1 @@
+"""What ``numbaconv teach`` measures on this machine, and the page that shows it."""
