@@ -1,0 +1,279 @@
+"""A matrix, to compiled code, that tells a simulation of caches about every access.
+
+Numba compiles a step's own source once more for these in place of arrays: ``a[i, p]``, ``.shape`` and
+``words.buffer`` mean what they meant, so the arithmetic still runs, and each access is also sent to ``caches.touch``
+with the address that it would have. The address is made up: where a matrix begins, and how far its rows lie apart, is
+chosen and not where the data are. So the picture cannot drift from the code, and a run repeats to the last miss.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import NumbaTypeError
+from numba.extending import (
+    NativeValue,
+    box,
+    make_attribute_wrapper,
+    models,
+    overload_attribute,
+    register_model,
+    typeof_impl,
+    unbox,
+)
+
+from numbaconv.errors import NumbaconvError
+from numbaconv.jit import compiled, intrinsic, overload
+from numbaconv.ladder.caches import touch
+from numbaconv.ladder.words import buffer
+
+__all__ = ["FOLLOWED", "Book", "CannotTrace", "OutsideMatrix", "Traced"]
+
+PAGE = 4096
+"""Every matrix and every buffer begins on a page of its own, as large ones do."""
+
+FOLLOWED = "only elements (a[i, p]) and .shape of a matrix can be followed"
+"""Begins what the compiler is told of any other index."""
+
+
+class CannotTrace(NumbaconvError, TypeError):
+    """The function does what cannot be followed."""
+
+
+class OutsideMatrix(NumbaconvError, IndexError):
+    """An index lies outside of its matrix."""
+
+    def __str__(self) -> str:
+        index, extent = self.args
+        return f"the function uses index {index} of an axis that has {extent} elements; correct its loops' ends"
+
+
+# ------------------------------------------------------------------------------------------ addresses, made up
+
+NEXT, COUNT, FIRST = range(3)
+POINTER, ROWS, COLUMNS, SIZE, BASE, ENTRY = range(6)
+BUFFERS = 64
+"""A run may make so many different buffers."""
+
+
+class Book:
+    """Who lies where: gives out addresses, to matrices before the run and to buffers during it."""
+
+    def __init__(self):
+        self.state = np.zeros(FIRST + ENTRY * BUFFERS, np.int64)
+        self.state[NEXT] = PAGE
+
+    def reserve(self, nbytes: int) -> int:
+        """The address of so many bytes."""
+        return int(_reserve(self.state, nbytes))
+
+    @property
+    def buffers(self) -> list[tuple[int, int, int, int]]:
+        """(rows, columns, bytes of an element, address) of the buffers that the function made."""
+        made = self.state[FIRST:].reshape(-1, ENTRY)[: self.state[COUNT], ROWS:]
+        return [(rows, columns, size, base) for rows, columns, size, base in made.tolist()]
+
+
+@compiled
+def _reserve(book, nbytes):
+    base = book[NEXT]
+    book[NEXT] = (base + nbytes + 2 * PAGE - 1) // PAGE * PAGE  # and a page between neighbours
+    return base
+
+
+@compiled
+def _address_of(book, pointer, rows, columns, size):
+    """Where a buffer lies: where the last one lay, if memory that was given back has been used again for it."""
+    for entry in range(FIRST, FIRST + ENTRY * book[COUNT], ENTRY):
+        if book[entry + POINTER] == pointer and book[entry + ROWS] == rows and book[entry + COLUMNS] == columns:
+            return book[entry + BASE]
+    if book[COUNT] == BUFFERS:
+        raise CannotTrace("the function makes more than 64 different buffers; make them once, before its loops")
+    entry = FIRST + ENTRY * book[COUNT]
+    book[COUNT] += 1
+    book[entry + POINTER], book[entry + ROWS], book[entry + COLUMNS] = pointer, rows, columns
+    book[entry + SIZE] = size
+    book[entry + BASE] = _reserve(book, rows * columns * size)
+    return book[entry + BASE]
+
+
+# -------------------------------------------------------------------------------------------------- the new type
+
+
+class Traced:
+    """A matrix as the traced function receives it.
+
+    Parameters
+    ----------
+    data : np.ndarray
+        C-contiguous.
+    base : int
+        The address of its first element.
+    strides : tuple of int
+        Bytes, by address, from one index to the next on each axis.
+    simulation : caches.Simulation
+    book : Book
+        Whose states the compiled code writes to.
+    """
+
+    def __init__(self, data, base, strides, simulation, book):
+        self.data, self.base, self.strides = data, base, strides
+        self.simulation, self.book = simulation, book
+        self.counts, self.places = simulation.state.ctypes.data, book.state.ctypes.data
+
+
+STATE = types.CPointer(types.int64)
+"""A state, without the counting of references that an array would cost at every access."""
+
+
+class TracedType(types.Type):
+    """The type of a ``Traced``."""
+
+    def __init__(self, array):
+        self.array = array
+        super().__init__(f"Traced({array})")
+
+    @property
+    def key(self):
+        return self.array
+
+    @property
+    def members(self):
+        strides = types.UniTuple(types.int64, self.array.ndim)
+        return [("data", self.array), ("base", types.int64), ("strides", strides), ("counts", STATE), ("places", STATE)]
+
+
+@typeof_impl.register(Traced)
+def _typeof_traced(value, context):
+    return TracedType(types.Array(typeof_impl(value.data, context).dtype, value.data.ndim, "C"))
+
+
+@register_model(TracedType)
+class _TracedModel(models.StructModel):
+    def __init__(self, manager, traced):
+        super().__init__(manager, traced, traced.members)
+
+
+for _member in ("data", "base", "strides", "counts", "places"):
+    make_attribute_wrapper(TracedType, _member, f"_{_member}")
+
+
+@unbox(TracedType)
+def _unbox_traced(traced, value, c):
+    struct = cgutils.create_struct_proxy(traced)(c.context, c.builder)
+    failed = cgutils.false_bit
+    for name, kind in traced.members:
+        member = c.pyapi.object_getattr_string(value, name)
+        native = c.unbox(types.intp if kind == STATE else kind, member)
+        found = native.value
+        setattr(struct, name, c.builder.inttoptr(found, c.context.get_value_type(STATE)) if kind == STATE else found)
+        failed = c.builder.or_(failed, native.is_error)
+        c.pyapi.decref(member)
+    return NativeValue(struct._getvalue(), is_error=failed)
+
+
+@box(TracedType)
+def _box_traced(traced, value, c):
+    """Back in Python it is an array again."""
+    struct = cgutils.create_struct_proxy(traced)(c.context, c.builder, value)
+    return c.box(traced.array, struct.data)
+
+
+# ------------------------------------------------------------------------------------------ what it is used for
+
+
+@overload_attribute(TracedType, "shape")
+def _shape(matrix):
+    return lambda matrix: matrix._data.shape
+
+
+@overload(operator.getitem)
+def _read(matrix, index):
+    if isinstance(matrix, TracedType):
+        size = _element(matrix, index)
+
+        def read(matrix, index):
+            touch(matrix._counts, matrix._base + _offset(index, matrix._data.shape, matrix._strides), size, 0)
+            return matrix._data[index]
+
+        return read
+
+
+@overload(operator.setitem)
+def _write(matrix, index, value):
+    if isinstance(matrix, TracedType):
+        size = _element(matrix, index)
+
+        def write(matrix, index, value):
+            touch(matrix._counts, matrix._base + _offset(index, matrix._data.shape, matrix._strides), size, 1)
+            matrix._data[index] = value
+
+        return write
+
+
+@overload(buffer)
+def _buffer(like, rows, columns):
+    if isinstance(like, TracedType):
+        dtype = like.array.dtype
+        size = dtype.bitwidth // 8
+
+        def traced_buffer(like, rows, columns):
+            data = np.empty((rows, columns), dtype)
+            base = _address_of(like._places, data.ctypes.data, rows, columns, size)
+            return _another(like, data, base, (columns * size, size))
+
+        return traced_buffer
+
+
+@intrinsic
+def _another(context, like, data, base, strides):
+    """A matrix with data of its own, in the simulation of another."""
+    made = TracedType(data)
+
+    def build(context, builder, signature, arguments):
+        old = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
+        new = cgutils.create_struct_proxy(signature.return_type)(context, builder)
+        new.data, new.base, new.strides = arguments[1:]
+        new.counts, new.places = old.counts, old.places
+        context.nrt.incref(builder, signature.return_type, new._getvalue())
+        return new._getvalue()
+
+    return made(like, data, base, strides), build
+
+
+def _element(matrix, index):
+    """Bytes of an element, after a look at whether `index` names one."""
+    indices = tuple(index) if isinstance(index, types.BaseTuple) else (index,)
+    if len(indices) != matrix.array.ndim or not all(isinstance(one, types.Integer) for one in indices):
+        names = ", ".join("a slice" if isinstance(one, types.SliceType) else str(one) for one in indices)
+        raise NumbaTypeError(f"{FOLLOWED}; here the index of {matrix.array.ndim} axes is [{names}].")
+    return matrix.array.dtype.bitwidth // 8
+
+
+def _offset(index, shape, strides):
+    """Bytes from the first element to the one at `index`."""
+
+
+@overload(_offset)
+def _compiled_offset(index, shape, strides):
+    if isinstance(index, types.Integer):
+        return lambda index, shape, strides: _within(index, shape[0]) * strides[0]
+    if len(index) == 1:
+        return lambda index, shape, strides: _within(index[0], shape[0]) * strides[0]
+    return lambda index, shape, strides: (
+        _within(index[0], shape[0]) * strides[0] + _offset(index[1:], shape[1:], strides[1:])
+    )
+
+
+@compiled
+def _within(index, extent):
+    """The index counted from the first element, if there is one."""
+    position = np.int64(index)
+    if position < 0:
+        position += extent
+    if position < 0 or position >= extent:
+        raise OutsideMatrix(index, extent)
+    return position
