@@ -11,6 +11,7 @@ from numbaconv.bench.contender import WrongResult
 from numbaconv.commands.about import explain, info, list_
 from numbaconv.commands.check import check
 from numbaconv.commands.compare import compare
+from numbaconv.commands.filter import filter_
 from numbaconv.commands.network import time, warmup
 from numbaconv.commands.parameters import Refusal, verbose_option
 from numbaconv.commands.single import conv, gemm
@@ -44,5 +45,5 @@ def numbaconv() -> None:
     """
 
 
-for command in (time, warmup, conv, compare, gemm, check, explain, list_, info):
+for command in (time, warmup, conv, compare, gemm, filter_, check, explain, list_, info):
     numbaconv.add_command(command)

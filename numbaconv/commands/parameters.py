@@ -23,6 +23,7 @@ __all__ = [
     "DEVICE",
     "NETWORK",
     "PICTURE",
+    "Parsed",
     "Refusal",
     "algorithm_option",
     "device_option",
@@ -33,6 +34,7 @@ __all__ = [
     "mb_option",
     "threads_option",
     "verbose_option",
+    "writable",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -80,7 +82,7 @@ def _algorithm(text: str) -> str:
     return text
 
 
-def _writable(text: str) -> Path:
+def writable(text: str) -> Path:
     """A file that can be written once the work is done."""
     path = Path(text)
     if path.is_dir():
@@ -94,7 +96,7 @@ def _writable(text: str) -> Path:
 
 
 def _picture(text: str) -> Path:
-    path = _writable(text)
+    path = writable(text)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{path}: a picture's name ends with .png, .svg or .pdf")
     if importlib.util.find_spec("matplotlib") is None:
@@ -158,7 +160,7 @@ algorithm_option = click.option(
     help="auto, measure, or a lowering (see `numbaconv list`), with parameters if wanted: im2col:batching=image.",
 )
 json_option = click.option(
-    "--json", "json_file", type=Parsed("file", _writable), metavar="FILE", help="Write everything measured to FILE."
+    "--json", "json_file", type=Parsed("file", writable), metavar="FILE", help="Write everything measured to FILE."
 )
 mb_option = click.option("--mb", type=click.IntRange(min=1), default=1, show_default=True, help="Images.")
 layout_option = click.option(
