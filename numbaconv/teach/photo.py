@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from os import PathLike
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from numbaconv.errors import NumbaconvError
 
 __all__ = ["MissingLibrary", "UnreadablePhotograph", "grey", "photograph", "photograph_path", "read_photograph"]
 
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+LUMA = np.array([0.299, 0.587, 0.114])
 """How bright red, green and blue look (ITU-R BT.601)."""
 
 
@@ -91,7 +92,7 @@ def read_photograph(path: str | PathLike[str], longest: int | None = None) -> ND
     """
     image_module = _pillow()
     try:
-        with image_module.open(path) as image:
+        with warnings.catch_warnings(action="ignore"), image_module.open(path) as image:  # it is read or it is not
             if longest is not None and image.format == "JPEG":
                 image.draft(None, (2 * longest, 2 * longest))  # decodes fewer pixels where there are many
             return _shrunk(_planes(image), longest)
@@ -107,7 +108,7 @@ def read_photograph(path: str | PathLike[str], longest: int | None = None) -> ND
 
 def grey(colours: NDArray[np.float32]) -> NDArray[np.float32]:
     """How bright the pixels of (rows, columns, 3) are: (rows, columns)."""
-    return colours @ LUMA
+    return (colours @ LUMA).astype(np.float32)  # summed in float64: what is grey stays what it is
 
 
 def _pillow() -> ModuleType:
@@ -148,7 +149,7 @@ def _on_white(image: Any) -> Any:
         lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
+        image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
 
