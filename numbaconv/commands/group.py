@@ -15,6 +15,7 @@ from numbaconv.commands.filter import filter_
 from numbaconv.commands.network import time, warmup
 from numbaconv.commands.parameters import Refusal, verbose_option
 from numbaconv.commands.single import conv, gemm
+from numbaconv.commands.teach import teach
 from numbaconv.errors import NumbaconvError
 
 __all__ = ["numbaconv"]
@@ -45,5 +46,5 @@ def numbaconv() -> None:
     """
 
 
-for command in (time, warmup, conv, compare, gemm, filter_, check, explain, list_, info):
+for command in (time, warmup, conv, compare, gemm, filter_, check, explain, list_, info, teach):
     numbaconv.add_command(command)

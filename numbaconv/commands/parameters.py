@@ -26,6 +26,7 @@ __all__ = [
     "Parsed",
     "Refusal",
     "algorithm_option",
+    "can_draw",
     "device_option",
     "fits_memory",
     "iterations_option",
@@ -99,9 +100,14 @@ def _picture(text: str) -> Path:
     path = writable(text)
     if path.suffix.lower() not in (".png", ".svg", ".pdf"):
         raise ValueError(f"{path}: a picture's name ends with .png, .svg or .pdf")
+    can_draw()
+    return path
+
+
+def can_draw() -> None:
+    """Refuse where the library that draws is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("pictures need matplotlib; pip install 'numbaconv[plot]'")
-    return path
 
 
 def _device(text: str) -> str:

@@ -18,6 +18,7 @@ Memory: 0.    Cost: the multiply-adds of taps inside the input, at most mb·oc·
 from __future__ import annotations
 
 import functools
+from typing import ClassVar
 
 import numpy as np
 
@@ -157,13 +158,19 @@ def lanes_of(problem) -> int:
     return lanes
 
 
+def pixels_beside(vectors: int) -> int:
+    """Pixels of the largest tile of so many vectors: its sums, the vectors of weights and a broadcast in registers."""
+    return min(MOST_PIXELS, (detect().vector_registers - vectors - 1) // vectors)
+
+
 @functools.lru_cache(4096)
-def tiles_of(ow: int, blocks: int, most_pixels: int) -> tuple[int, int]:
-    """(vectors, tiles of a row) for which a row takes the fewest cycles."""
+def tiles_of(ow: int, blocks: int, most_pixels: int, tile: tuple[int, int] | None = None) -> tuple[int, int]:
+    """(vectors, tiles of a row) for which a row takes the fewest cycles; or those of a `tile` of (vectors, pixels)."""
+    if tile is not None:
+        return tile[0], -(-ow // tile[1])
 
     def choice(vectors):
-        pixels = min(most_pixels, MOST_PIXELS, (detect().vector_registers - vectors - 1) // vectors)
-        return vectors, -(-ow // pixels)
+        return vectors, -(-ow // min(most_pixels, pixels_beside(vectors)))
 
     def cycles(chosen):
         vectors, tiles = chosen
@@ -200,11 +207,11 @@ def _division(problem, threads: int, vectors: int, blocks: int) -> tuple[int, in
 
 
 @functools.lru_cache(1024)
-def _setup(problem, threads: int, x_strides, o_strides):
+def _setup(problem, threads: int, x_strides, o_strides, tile):
     """(task, number of tasks, record without addresses, table of kernels, a bias of zeros)."""
     p, size, lanes = problem, problem.itemsize, lanes_of(problem)
     blocks = -(-p.ocg // lanes)
-    vectors, tiles = tiles_of(p.ow, blocks, WAYS if p.sw * x_strides[3] % PAGE == 0 else MOST_PIXELS)
+    vectors, tiles = tiles_of(p.ow, blocks, WAYS if p.sw * x_strides[3] % PAGE == 0 else MOST_PIXELS, tile)
     tap_major = p.layout == "nhwc"
     way = "channels" if o_strides[1] == size else "pixels" if o_strides[3] == size else "anyhow"
     kernels = np.zeros((2, MOST_PIXELS + 1), np.int64)
@@ -241,6 +248,8 @@ class Direct(Lowering):
     family = "direct"
     devices = ("cpu", "cuda")
     cuda = CudaDirect
+    tile: ClassVar[tuple[int, int] | None] = None
+    """Vectors of output channels and pixels of a tile on the CPU, in place of the choice; for who studies it."""
     paper = "Georganas et al.: Anatomy of high-performance deep learning convolutions, arXiv 1808.05567 (2018)"
 
     def share_of_peak(self, problem):
@@ -269,7 +278,7 @@ class Direct(Lowering):
         if not out.size:
             return
         last = ctx.residual is None  # bias and limits go into the store unless something is added in between
-        task, tasks, record, kernels, zeros = _setup(p, ctx.threads, x.strides, out.strides)
+        task, tasks, record, kernels, zeros = _setup(p, ctx.threads, x.strides, out.strides, self.tile)
         bias = ctx.bias if last and ctx.bias is not None else zeros
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
         ctx.multiply_by(task, tasks, record, x=x, out=out, w=prepared, bias=bias, limits=limits, kernels=kernels)

@@ -213,12 +213,12 @@ def _loops(problem, x_strides, w_steps) -> tuple[Loop, Loop, Loop]:
 
 
 @functools.lru_cache(1024)
-def _setup(problem, threads: int, x_strides, o_strides, r_strides):
+def _setup(problem, threads: int, x_strides, o_strides, r_strides, tile):
     """(task, number of tasks, record without addresses, whether it adds the residual, tables for it, a bias of 0)."""
     p = flat(problem, x_strides, o_strides, *([r_strides] if r_strides else []))
     size, lanes = p.itemsize, lanes_of(p)
     blocks, vector, pixel = -(-p.ocg // lanes), lanes * size, p.sw * x_strides[3]
-    vectors, tiles = tiles_of(p.ow, blocks, WAYS if pixel % PAGE == 0 else MOST_PIXELS)
+    vectors, tiles = tiles_of(p.ow, blocks, WAYS if pixel % PAGE == 0 else MOST_PIXELS, tile)
     way = "channels" if o_strides[1] == size else "pixels" if o_strides[3] == size else "anyhow"
     across, along = (3, 1) if way == "channels" else (1, 3)
     fits = way != "anyhow" and (r_strides is None or r_strides[along] == size)
@@ -278,7 +278,8 @@ class DirectJit(Direct):
         if not out.size:
             return
         r_strides = None if residual is None else residual.strides
-        task, tasks, record, adds, tables, zeros = _setup(p, ctx.threads, x.strides, out.strides, r_strides)
+        known = _setup(p, ctx.threads, x.strides, out.strides, r_strides, self.tile)
+        task, tasks, record, adds, tables, zeros = known
         last = residual is None or adds  # bias, residual and limits go into the last store
         limits = np.array(LIMITS[ctx.request.epilogue.activation if last else None], p.dtype)
         bias = ctx.bias if last and ctx.bias is not None else zeros

@@ -1,0 +1,177 @@
+"""``numbaconv teach``: what tiling does to speed, on this machine; ``teach sweep`` varies one thing at a time."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic
+
+import click
+
+from numbaconv.commands.output import progress, show_table, write_json
+from numbaconv.commands.parameters import DESCRIPTOR, DEVICE, Parsed, Refusal, can_draw
+from numbaconv.devices.threads import MAX_THREADS
+from numbaconv.machine import default_threads
+from numbaconv.problem import ConvProblem
+from numbaconv.teach import sweep as sweeping
+from numbaconv.teach.sweep.measuring import Tick
+
+__all__ = ["teach", "telling"]
+
+SAID_SECONDS = 5.0
+"""Where no bar can be drawn, a line so often."""
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def teach(ctx: click.Context) -> None:
+    """How tiling makes a product fast, and what lowering a convolution costs, measured on this machine."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+@contextmanager
+def telling(title: str, total: int) -> Iterator[Tick]:
+    """A progress bar; where stderr is no terminal, a line now and then. The block calls what it gets with words."""
+    done, said = 0, monotonic()
+    with progress(title, total) as step:
+
+        def tick(text: str) -> None:
+            nonlocal done, said
+            done += 1
+            step()
+            if not sys.stderr.isatty() and monotonic() - said >= SAID_SECONDS:
+                click.echo(f"{title}: {done} of {total}, {text}", err=True)
+                said = monotonic()
+
+        yield tick
+
+
+# -------------------------------------------------------------------------------------------------------- sweep
+
+
+def _directory(text: str) -> Path:
+    """A directory for pictures, made if its parent is there."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{path} is no directory")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"there is no directory {path.absolute().parent}")
+    can_draw()
+    return path
+
+
+@teach.command()
+@click.argument("problem", metavar="[DESCRIPTOR]", type=DESCRIPTOR, required=False)
+@click.option("--what", multiple=True, type=click.Choice(sweeping.WHAT), help="May be given again. Default: all.")
+@click.option("--m", type=click.IntRange(min=1), help="Rows of A and C.")
+@click.option("--n", type=click.IntRange(min=1), help="Columns of B and C.")
+@click.option("--k", type=click.IntRange(min=1), help="Columns of A, rows of B.")
+@click.option("--quick", is_flag=True, help="Fewer configurations of smaller problems.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="S",
+    help=f"Of timing, for each map.  [default: {sweeping.SECONDS:g}, quick {sweeping.QUICK_SECONDS:g}]",
+)
+@click.option(
+    "--num-threads",
+    type=click.IntRange(1, MAX_THREADS),
+    metavar="T",
+    help="Of each run; of `threads` the most.  [default: 1; all cores]",
+)
+@click.option("--device", type=DEVICE, metavar="D", default="cuda", show_default=True, help="Of `gpu-tile`.")
+@click.option(
+    "--out",
+    type=Parsed("directory", _directory),
+    metavar="DIR",
+    help="Pictures (PNG), all figures (JSON), and each time as soon as it is known: a sweep that was "
+    "interrupted goes on there.",
+)
+@click.option("--fresh", is_flag=True, help="Forget the times that DIR keeps.")
+def sweep(
+    problem: ConvProblem | None,
+    what: tuple[str, ...],
+    m: int | None,
+    n: int | None,
+    k: int | None,
+    quick: bool,
+    seconds: float | None,
+    num_threads: int | None,
+    device: str,
+    out: Path | None,
+    fresh: bool,
+) -> None:
+    """Vary one thing at a time; heat maps of GFLOP/s, the library's own choice and the best marked.
+
+    tile: the micro-tile, mr x nr. blocks: the cache blocks, kc x nc and mc x kc. order: the six orders of three plain
+    loops. threads. conv-tile: the register tile of `direct` and `direct-jit` at DESCRIPTOR. conv-block: how many rows
+    are lowered at a time. gpu-tile: the tiles of a GPU's kernel.
+
+    Each configuration is checked against float64, then timed in turns with a reference. A wrong one is shown as WRONG,
+    never timed, and ends with 1.
+    """
+    if len({m is None, n is None, k is None}) > 1:
+        raise click.UsageError("--m, --n and --k go together")
+    if fresh and out is None:
+        raise click.UsageError("--fresh forgets what --out DIR keeps: name the directory")
+    sizes = (m, n, k) if m and n and k else None
+    options = sweeping.Options(sizes, problem, num_threads, device, quick)
+    grids = [grid for name in dict.fromkeys(what or sweeping.here()) for grid in sweeping.grids(name, options)]
+    if out is not None:
+        try:
+            out.mkdir(exist_ok=True)
+        except OSError as error:
+            raise Refusal(f"cannot make {out}: {error.strerror}") from error
+    seconds = seconds or (sweeping.QUICK_SECONDS if quick else sweeping.SECONDS)
+    store = sweeping.Store(out and out / sweeping.LINES, fresh)
+    with telling("sweeping", sum(map(len, grids))) as tick:
+        found = sweeping.run_grids(grids, seconds, store, tick)
+    for one in found:
+        _show(one)
+    if out is not None:
+        from numbaconv.teach.sweep.plot import heat_map
+
+        for one in found:
+            heat_map(out / f"sweep-{one.grid.name}.png", one)
+            click.echo(f"written: {out / f'sweep-{one.grid.name}.png'}")
+        write_json(out / "sweep.json", num_threads or default_threads(), [one.as_json() for one in found])
+    if any(one.wrong for one in found):
+        sys.exit(1)
+
+
+def _show(found: sweeping.Sweep) -> None:
+    """A sweep as a table, its marks and reasons below."""
+    grid, best = found.grid, found.best
+    click.echo(f"\n{grid.title}\nGFLOP/s; across: {grid.x.name}; down: {grid.y.name}\n")
+    rows = [[str(y), *(_cell(found[sweeping.Place(x, y)]) for x in grid.x.values)] for y in grid.y.values]
+    show_table(["", *map(str, grid.x.values)], rows)
+    if best is not None:
+        click.echo(f"\nbest: {_at(best.place)}, {best.gflops:.1f} GFLOP/s")
+    if grid.model is not None:
+        share = "" if found.model_share is None else f", {found.model_share:.0%} of the best"
+        click.echo(f"the library's own choice: {_at(grid.model)}{share}")
+    for text in _reasons(found.cells):
+        click.echo(text)
+
+
+def _cell(cell: sweeping.Cell) -> str:
+    if cell.gflops is not None:
+        return f"{cell.gflops:.1f}"
+    return "WRONG" if cell.wrong else "-"
+
+
+def _at(place: sweeping.Place) -> str:
+    return f"{place.y} x {place.x}"
+
+
+def _reasons(cells: Iterable[sweeping.Cell]) -> Iterator[str]:
+    """Why there is no speed, the places of one reason together."""
+    by_reason: dict[str, list[str]] = {}
+    for cell in cells:
+        if cell.reason is not None:
+            by_reason.setdefault(cell.reason, []).append(_at(cell.place))
+    for reason, places in by_reason.items():
+        yield f"{', '.join(places)}: {reason}"
