@@ -376,6 +376,7 @@ def test_the_pareto_front():
     assert pareto([b]) == [b]
 
 
+@pytest.mark.teach
 @pytest.mark.parametrize("seconds", [(1e-3, 2e-3), (1e-3, 0.1)])
 def test_a_picture_has_every_name_and_no_scratch_at_its_edge(monkeypatch, tmp_path, seconds):
     figures = pytest.importorskip("matplotlib.figure")
@@ -393,6 +394,7 @@ def test_a_picture_has_every_name_and_no_scratch_at_its_edge(monkeypatch, tmp_pa
     assert [line.get_color() for line in marks].count("#2166ac") == 2  # the front
 
 
+@pytest.mark.teach
 def test_pictures_are_written(clocked, tmp_path):
     pytest.importorskip("matplotlib")
     assert "drawn: " in works(SMALL, "--plot", tmp_path / "one.png")

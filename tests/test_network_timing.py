@@ -280,6 +280,7 @@ def rows_of(*medians):
     ]
 
 
+@pytest.mark.teach
 def test_plot_of_layers(drawn, tmp_path):
     from numbaconv.bench.plots import network_plot
 
@@ -294,6 +295,7 @@ def test_plot_of_layers(drawn, tmp_path):
     assert len({bar.get_facecolor() for bar in axes.patches}) == 2
 
 
+@pytest.mark.teach
 def test_plot_of_a_forward_pass(drawn, tmp_path):
     from numbaconv.bench.plots import network_plot
 

@@ -200,6 +200,7 @@ def frames(figure) -> dict[str, tuple[float, float]]:
     return found
 
 
+@pytest.mark.teach
 def test_the_picture_marks_the_cells_of_the_best_and_of_the_choice(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     from numbaconv.teach.sweep.plot import figure_of, heat_map
@@ -226,6 +227,7 @@ def call(*arguments):
     return CliRunner().invoke(numbaconv, ["teach", "sweep", *map(str, arguments)])
 
 
+@pytest.mark.teach
 def test_the_command_writes_pictures_and_figures_and_goes_on(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
     world = World(monkeypatch, none=[Place(8, "c")])
