@@ -1,0 +1,98 @@
+"""The ladders' steps: all by the same test, and what their files say."""
+
+from __future__ import annotations
+
+import numpy as np
+import oracles
+import pytest
+
+import numbaconv as nc
+from numbaconv.ladder import LADDERS, step, steps
+from numbaconv.ladder.step import UnknownStep
+from numbaconv.ladder.words import buffer
+
+NAMES = ["ijk", "ikj", "blocked", "packed", "register-tile", "vector", "parallel", "production"]
+GEMMS = [one for one in steps("cpu") if LADDERS["cpu"] == "gemm"]
+
+
+def edges() -> list[tuple[int, int, int]]:
+    """(m, n, k): single rows, columns and products, nothing at all, primes, and one around every block and tile."""
+    registers, vector = step("register-tile").kernel, step("vector").kernel
+    tiles = {(f.py_func.__globals__["MR"], f.py_func.__globals__["NR"]) for f in (registers, vector)}
+    around = [(size + d, width - d, 3) for size, width in tiles for d in (-1, 0, 1)]
+    blocks = step("vector").module
+    return [
+        (1, 1, 1), (1, 29, 7), (31, 1, 7), (7, 11, 1), (0, 5, 3), (5, 0, 3), (4, 5, 0),
+        (13, 17, 19), (97, 101, 103), *around,
+        (blocks.MC + 1, 5, blocks.KC + 1), (3, blocks.NC + 1, blocks.KC - 1), (2, step("blocked").module.NC + 3, 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("one", GEMMS, ids=lambda one: one.name)
+def test_every_step_is_exact(one, rng):
+    a, b = (rng.integers(-4, 5, (1200, 1200)).astype("f4") for _ in range(2))
+    for m, n, k in edges():
+        left, right = a[:m, :k].copy(), b[:k, :n].copy()
+        out = np.full((m, n), np.nan, "f4")
+        result = one.function(left, right, out=out)
+        assert np.array_equal(out, oracles.matmul(left, right)), (m, n, k)
+        assert result.shape == out.shape
+        assert np.shares_memory(result, out) or not out.size
+        assert np.array_equal(left, a[:m, :k])
+        assert np.array_equal(right, b[:k, :n])
+
+
+@pytest.mark.parametrize("one", GEMMS, ids=lambda one: one.name)
+def test_every_step_sums_as_well_as_one_running_sum(one, rng):
+    a, b = (rng.standard_normal(shape, dtype="f4") for shape in ((37, 600), (600, 53)))
+    error = np.abs(one.function(a, b, out=np.empty((37, 53), "f4")) - oracles.matmul(a, b))
+    bound = np.finfo("f4").eps * 600**0.5 * 4 * oracles.matmul(a, b, magnitudes=True)
+    assert (error <= bound).all()
+
+
+@pytest.mark.parametrize("one", GEMMS, ids=lambda one: one.name)
+def test_every_step_refuses_shapes_that_do_not_match(one):
+    a, b, out = (np.zeros(shape, "f4") for shape in ((40, 3), (3, 5), (40, 5)))
+    for wrong in ((a, b[:2].copy(), out), (a, b, out[:, :4].copy()), (a[:39].copy(), b, out)):
+        with pytest.raises(nc.ShapeError):
+            one.function(wrong[0], wrong[1], out=wrong[2])
+
+
+def test_the_vector_step_writes_every_other_column_too(rng):
+    """Which vectors cannot: it does so in scalars."""
+    a, b = rng.integers(-4, 5, (20, 9)).astype("f4"), rng.integers(-4, 5, (9, 40)).astype("f4")
+    wide = np.full((20, 80), np.nan, "f4")
+    step("vector").function(a, b, out=wide[:, ::2])
+    assert np.array_equal(wide[:, ::2], oracles.matmul(a, b))
+    assert np.isnan(wide[:, 1::2]).all()
+
+
+def test_the_ladder_ends_at_the_library():
+    assert [one.name for one in steps("cpu")] == NAMES
+    assert [one.number for one in steps("cpu")] == list(range(1, len(NAMES) + 1))
+    assert steps("cpu")[-1].function is nc.gemm
+
+
+@pytest.mark.parametrize("one", [one for ladder in LADDERS for one in steps(ladder)], ids=repr)
+def test_every_step_says_what_is_new(one):
+    assert one.title
+    assert one.title[-1] != "."
+    assert one.idea.startswith("Compared with the step before: "), one.idea[:60]
+    assert one.source
+    assert '"""' not in one.source.splitlines()[0]
+
+
+def test_a_buffer_begins_with_a_cache_line():
+    like = np.empty((1, 1), "f4")
+    for rows, columns in ((3, 5), (0, 5), (1, 1)):
+        made = buffer(like, rows, columns)
+        assert made.shape == (rows, columns)
+        assert made.dtype == like.dtype
+        assert made.ctypes.data % 64 == 0 or not made.size
+
+
+def test_an_unknown_step_is_an_error_of_ours():
+    with pytest.raises(UnknownStep, match="packed"):
+        step("paked")
+    with pytest.raises(UnknownStep, match="cuda"):
+        steps("gpu")
