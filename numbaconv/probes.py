@@ -196,17 +196,17 @@ def _fma_rounds(typingctx, itemsize, lanes, fma, accumulators, rounds, x, y):
 
 
 @functools.cache
-def _fma_kernel(itemsize: int, lanes: int, fma: int, accumulators: int) -> Callable[..., float]:
+def fma_kernel(itemsize: int, lanes: int, fma: int, accumulators: int) -> Callable[..., float]:
     # The operands are arguments: sums of constants would be folded away.
     @compiled
-    def fma_kernel(rounds, x, y):
+    def kernel(rounds, x, y):
         return _fma_rounds(itemsize, lanes, fma, accumulators, rounds, x, y)
 
-    return fma_kernel
+    return kernel
 
 
 @intrinsic(prefer_literal=True)
-def _sum_streams(typingctx, lanes, address, size):
+def sum_streams(typingctx, lanes, address, size):
     """The sum of `size` bytes of float32 at `address`, read in STREAMS runs side by side."""
     width = lanes.literal_value
     signature = types.float32(lanes, address, size)
@@ -236,7 +236,7 @@ ACCUMULATORS = 4
 def _sum_kernel(lanes: int) -> Callable[..., float]:
     @compiled
     def sum_kernel(address, size):
-        return _sum_streams(lanes, address, size)
+        return sum_streams(lanes, address, size)
 
     return sum_kernel
 
@@ -268,7 +268,7 @@ def _measure_fma(dtype: str, threads: int) -> float:
     machine = detect()
     accumulators = 20 if machine.vector_registers == 32 else 12  # latency times pipes is 8 to 16; two hold x and y
     itemsize, lanes = np.dtype(dtype).itemsize, machine.lanes(dtype)
-    kernel = _fma_kernel(itemsize, lanes, int(machine.fma), accumulators)
+    kernel = fma_kernel(itemsize, lanes, int(machine.fma), accumulators)
     x, y = 0.9999, 0.001  # converges to 10: no overflow, no denormals
     rounds, seconds = 1000, 0.0
     kernel(rounds, x, y)
@@ -302,7 +302,7 @@ def _measure_read(threads: int, size: int) -> float:
     values = np.ones(share * threads // 4, np.float32)
     kernel, base = _sum_kernel(detect().lanes(np.float32)), values.ctypes.data
     kernel(base, 4096)
-    return values.nbytes / _best(threads, lambda i: kernel(base + i * share, share)) / 1e9
+    return values.nbytes / best_seconds(threads, lambda i: kernel(base + i * share, share)) / 1e9
 
 
 def _measure_copy(threads: int, size: int) -> float:
@@ -310,10 +310,10 @@ def _measure_copy(threads: int, size: int) -> float:
     target = np.zeros_like(source)
     sources, targets = np.array_split(source, threads), np.array_split(target, threads)
     _copy(source[:8], target[:8])
-    return 2 * source.nbytes / _best(threads, lambda i: _copy(sources[i], targets[i])) / 1e9
+    return 2 * source.nbytes / best_seconds(threads, lambda i: _copy(sources[i], targets[i])) / 1e9
 
 
-def _best(threads: int, task: Callable[[int], object]) -> float:
+def best_seconds(threads: int, task: Callable[[int], object]) -> float:
     """Seconds of the fastest of some passes, from the first thread's start to the last one's end."""
 
     def timed(index: int) -> tuple[float, float]:

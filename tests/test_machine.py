@@ -257,7 +257,7 @@ def fresh_store(tmp_path, monkeypatch):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_peak_kernel_computes_what_is_counted(dtype, fused):
     lanes, accumulators, x, y = machine.detect().lanes(dtype), 12, 0.75, 0.5
-    kernel = probes._fma_kernel(np.dtype(dtype).itemsize, lanes, fused and int(machine.detect().fma), accumulators)
+    kernel = probes.fma_kernel(np.dtype(dtype).itemsize, lanes, fused and int(machine.detect().fma), accumulators)
     for rounds in (0, 1, 5):
         # acc -> x acc + y, from x i: after r rounds x^(r+1) i + y (1 - x^r) / (1 - x), summed over i and lanes
         each = [x ** (rounds + 1) * i + y * (1 - x**rounds) / (1 - x) for i in range(accumulators)]

@@ -1,4 +1,4 @@
-"""``numbaconv teach``: what tiling does to speed, on this machine; ``teach sweep`` varies one thing at a time."""
+"""``numbaconv teach``: what tiling does to speed, on this machine; ``sweep`` and ``roofline`` are parts of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from time import monotonic
 
 import click
 
-from numbaconv.commands.output import progress, show_table, write_json
-from numbaconv.commands.parameters import DESCRIPTOR, DEVICE, Parsed, Refusal, can_draw
+from numbaconv.commands.output import progress, show_table, threads_text, write_json
+from numbaconv.commands.parameters import DESCRIPTOR, DEVICE, PICTURE, Parsed, Refusal, can_draw, json_option
 from numbaconv.devices.threads import MAX_THREADS
 from numbaconv.machine import default_threads
 from numbaconv.problem import ConvProblem
+from numbaconv.teach import roofline as roofs
 from numbaconv.teach import sweep as sweeping
 from numbaconv.teach.sweep.measuring import Tick
 
@@ -175,3 +176,50 @@ def _reasons(cells: Iterable[sweeping.Cell]) -> Iterator[str]:
             by_reason.setdefault(cell.reason, []).append(_at(cell.place))
     for reason, places in by_reason.items():
         yield f"{', '.join(places)}: {reason}"
+
+
+# ----------------------------------------------------------------------------------------------------- roofline
+
+
+@teach.command()
+@click.argument("problem", metavar="[DESCRIPTOR]", type=DESCRIPTOR, required=False)
+@click.option("--size", type=click.IntRange(min=1), metavar="N", help="m = n = k of the ladder's products.")
+@click.option("--quick", is_flag=True, help="A smaller product, fewer lowerings.")
+@click.option("--out", type=PICTURE, metavar="FILE", help="A picture: .png, .svg or .pdf.")
+@json_option
+def roofline(
+    problem: ConvProblem | None, size: int | None, quick: bool, out: Path | None, json_file: Path | None
+) -> None:
+    """Measured roofs: the multiply-add peak, the bandwidth of each cache and of memory; and what lies under them.
+
+    That is every step of the ladder and every lowering of DESCRIPTOR, by the bytes they move. Each is checked before it
+    is timed.
+    """
+    options = roofs.Options(size, problem, quick)
+    with telling("measuring", options.units) as tick:
+        found = roofs.roofline(options, tick)
+    show_table(
+        ["roof", "threads", "GFLOP/s", "GB/s"],
+        [[peak.name, str(peak.threads), f"{peak.gflops:.1f}", ""] for peak in found.peaks]
+        + [[line.name, str(line.threads), "", f"{line.gb_s:.1f}"] for line in found.bandwidths],
+    )
+    for group, title in (("ladder", f"step, {found.size} x {found.size} x {found.size}"), ("lowering", "lowering")):
+        rows = [
+            [point.name, threads_text(point.threads), f"{point.gflops:.1f}", _number(point.l1),
+             _number(point.intensity)]
+            for point in found.points if point.group == group
+        ]  # fmt: skip
+        click.echo()
+        if rows:
+            show_table([title, "by", "GFLOP/s", "FLOP/byte of L1", "FLOP/byte of memory"], rows, text=2)
+    click.echo(f"\nlowerings of {found.problem}; bytes as the cache model counts them, and as explain does")
+    if out is not None:
+        from numbaconv.teach.roofline_plot import roofline_plot
+
+        roofline_plot(out, found)
+        click.echo(f"\nwritten: {out}")
+    write_json(json_file, default_threads(), [], roofline=found.as_json())
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3g}"
