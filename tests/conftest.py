@@ -37,12 +37,17 @@ def pytest_unconfigure(config):
 
 
 def pytest_runtest_setup(item):
-    """What is marked "compiler" needs one, or is skipped; NUMBACONV_REQUIRE_COMPILER: or fails."""
+    """What is marked "compiler" or "browser" needs one, or is skipped; NUMBACONV_REQUIRE_COMPILER, ...: or fails."""
     if item.get_closest_marker("compiler"):
         from cuda_code import missing
 
         if reason := missing():
             (pytest.fail if os.environ.get("NUMBACONV_REQUIRE_COMPILER") else pytest.skip)(reason)
+    if item.get_closest_marker("browser"):
+        from browser import missing as no_browser
+
+        if reason := no_browser():
+            (pytest.fail if os.environ.get("NUMBACONV_REQUIRE_BROWSER") else pytest.skip)(reason)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ __all__ = [
     "show_table",
     "size",
     "threads_text",
+    "versions",
     "write_json",
 ]
 
@@ -176,6 +177,14 @@ def progress(title: str, total: int) -> Iterator[Callable[[], None]]:
 # --------------------------------------------------------------------------------------------------------- JSON
 
 
+def versions() -> list[str]:
+    """What computes, each with its version."""
+    return [
+        f"numbaconv {numbaconv.__version__}", f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}",
+        f"numpy {np.__version__}", f"python {platform.python_version()}",
+    ]  # fmt: skip
+
+
 def write_json(path: Path | None, threads: int | None, rows: Sequence[dict[str, Any]], **more: Any) -> None:
     """Write rows and the context they were measured in, if there is a `path`.
 
@@ -190,12 +199,8 @@ def write_json(path: Path | None, threads: int | None, rows: Sequence[dict[str, 
     """
     if path is None:
         return
-    versions = [
-        f"numbaconv {numbaconv.__version__}", f"numba {numba.__version__}", f"llvmlite {llvmlite.__version__}",
-        f"numpy {np.__version__}", f"python {platform.python_version()}",
-    ]  # fmt: skip
     date = datetime.now(UTC).isoformat(timespec="seconds")
-    document = {"context": {**environment(versions), "threads": threads, "date": date}, "rows": list(rows), **more}
+    document = {"context": {**environment(versions()), "threads": threads, "date": date}, "rows": list(rows), **more}
     try:
         path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     except OSError as error:

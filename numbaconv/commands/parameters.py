@@ -21,6 +21,7 @@ from numbaconv.registry import make_lowering
 __all__ = [
     "DESCRIPTOR",
     "DEVICE",
+    "FILE",
     "NETWORK",
     "PICTURE",
     "Parsed",
@@ -123,6 +124,7 @@ def _device(text: str) -> str:
 
 DEVICE = Parsed("device", _device)
 DESCRIPTOR = Parsed("descriptor", ConvProblem.parse)
+FILE = Parsed("file", writable)
 NETWORK = Parsed("network", _network)
 PICTURE = Parsed("file", _picture)
 NETWORK_NAMES = ", ".join(NETWORKS)
@@ -165,9 +167,7 @@ algorithm_option = click.option(
     show_default=True,
     help="auto, measure, or a lowering (see `numbaconv list`), with parameters if wanted: im2col:batching=image.",
 )
-json_option = click.option(
-    "--json", "json_file", type=Parsed("file", writable), metavar="FILE", help="Write everything measured to FILE."
-)
+json_option = click.option("--json", "json_file", type=FILE, metavar="FILE", help="Write everything measured to FILE.")
 mb_option = click.option("--mb", type=click.IntRange(min=1), default=1, show_default=True, help="Images.")
 layout_option = click.option(
     "--layout",

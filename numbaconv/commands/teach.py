@@ -1,4 +1,4 @@
-"""``numbaconv teach``: what tiling does to speed, on this machine; ``sweep`` and ``roofline`` are parts of it."""
+"""``numbaconv teach``: a page of what tiling does to speed here; ``sweep`` and ``roofline`` are parts of it."""
 
 from __future__ import annotations
 
@@ -10,27 +10,53 @@ from time import monotonic
 
 import click
 
-from numbaconv.commands.output import progress, show_table, threads_text, write_json
-from numbaconv.commands.parameters import DESCRIPTOR, DEVICE, PICTURE, Parsed, Refusal, can_draw, json_option
+from numbaconv.commands.output import progress, show_table, threads_text, versions, write_json
+from numbaconv.commands.parameters import DESCRIPTOR, DEVICE, FILE, PICTURE, Parsed, Refusal, can_draw, json_option
 from numbaconv.devices.threads import MAX_THREADS
 from numbaconv.machine import default_threads
 from numbaconv.problem import ConvProblem
+from numbaconv.teach import page
 from numbaconv.teach import roofline as roofs
 from numbaconv.teach import sweep as sweeping
+from numbaconv.teach.document import build
 from numbaconv.teach.sweep.measuring import Tick
 
 __all__ = ["teach", "telling"]
+
+PAGE = "numbaconv-teach.html"
 
 SAID_SECONDS = 5.0
 """Where no bar can be drawn, a line so often."""
 
 
 @click.group(invoke_without_command=True)
+@click.option("--out", type=FILE, metavar="FILE", help=f"The page.  [default: {PAGE}]")
+@click.option("--quick", is_flag=True, help="Smaller sizes, shorter samples: 3 minutes at most instead of 15.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), metavar="FILE", help="Measure nothing: a file that --json wrote."
+)
+@json_option
 @click.pass_context
-def teach(ctx: click.Context) -> None:
-    """How tiling makes a product fast, and what lowering a convolution costs, measured on this machine."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
+def teach(ctx: click.Context, out: Path | None, quick: bool, data: Path | None, json_file: Path | None) -> None:
+    """How tiling makes a product fast, and what lowering a convolution costs: a page, measured on this machine.
+
+    One HTML file that asks nothing of any network: the ladder from three loops to the production GEMM, an animation
+    of every access, sweeps of tile sizes, the roofline, the ladder on a GPU, and what lowering costs. What cannot be
+    measured here says why.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    out = out or FILE.convert(PAGE, None, ctx)
+    if data is not None:
+        page.save(out, build(page.read(data)))
+    else:
+        found = page.write(out, quick, telling, json_file, versions())
+        for name, section in found["sections"].items():
+            if isinstance(section, dict) and "reason" in section:
+                click.echo(f"not measured: {name}: {section['reason']}")
+        if json_file is not None:
+            click.echo(f"written: {json_file}")
+    click.echo(f"written: {out}")
 
 
 @contextmanager
