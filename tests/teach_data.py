@@ -124,15 +124,22 @@ def sweeps() -> list[dict[str, Any]]:
 
 def roofline() -> dict[str, Any]:
     points = [
-        {"name": name, "group": "ladder", "intensity": 0.25 * 2**i, "gflops": speed}
+        {"name": name, "group": "ladder", "intensity": 2.0**i, "gflops": speed, "threads": 1 + (i > 5),
+         "l1": 0.1 * 2**i if i < 6 else None}
         for i, (name, speed) in enumerate(zip(CPU, SPEEDS, strict=True))
+    ]  # fmt: skip
+    lowered = [
+        {"name": name, "group": "lowering", "intensity": 20.0 + 9 * i, "gflops": 80.0 + 3 * i, "threads": 1, "l1": None}
+        for i, name in enumerate(LOWERINGS)
     ]
-    lowered = [{"name": "im2col", "group": "lowering", "intensity": 20.0, "gflops": 150.0}]
     return {
-        "peaks": [{"name": "FMA", "gflops": 236.0}],
-        "bandwidths": [{"name": "L1", "gb_s": 800.0}, {"name": "L2", "gb_s": 300.0}, {"name": "memory", "gb_s": 24.0}],
+        "size": 192, "problem": "mb1ic64ih56oc64kh3ph1",
+        "peaks": [{"name": "one number at a time", "gflops": 7.4, "threads": 1},
+                  *({"name": "vectors", "gflops": 118.0 * threads, "threads": threads} for threads in (1, 2))],
+        "bandwidths": [{"name": name, "gb_s": speed * threads, "threads": threads}
+                       for name, speed in (("L1", 400.0), ("L2", 150.0), ("memory", 20.0)) for threads in (1, 2)],
         "points": points + lowered,
-    }
+    }  # fmt: skip
 
 
 def device() -> dict[str, Any]:
@@ -151,44 +158,62 @@ def device() -> dict[str, Any]:
 
 
 def problem(kernel: int, stride: int, channels: int, size: int) -> ConvProblem:
-    """The layer that the sliders choose: as many channels out as in, padded to keep its size at stride 1."""
-    pad = kernel // 2
-    out = (size + 2 * pad - kernel) // stride + 1
-    return ConvProblem.parse(f"mb1ic{channels}ih{size}oc{channels}oh{out}kh{kernel}sh{stride}ph{pad}")
+    """The layer that the sliders choose: as many channels out as in, padded by half the kernel."""
+    return ConvProblem.parse(f"mb1ic{channels}ih{size}oc{channels}kh{kernel}sh{stride}ph{kernel // 2}")
 
 
 def lowering_bytes(chosen: ConvProblem) -> dict[str, int | None]:
     """What ``explain`` says of each lowering; None where it refuses."""
-    rows = {row.name: row for row in explain(chosen, num_threads=1).rows}
+    rows = {row.name: row for row in explain(chosen).rows}
     return {name: rows[name].lowering_bytes if rows[name].runs else None for name in LOWERINGS}
 
 
 def memory() -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    for place in itertools.product(*AXES.values()):
-        inner = table
-        for value in place[:-1]:
-            inner = inner.setdefault(str(value), {})
-        inner[str(place[-1])] = lowering_bytes(problem(*place))
-    return {"axes": AXES, "lowerings": list(LOWERINGS), "bytes": table}
+    def table(place: tuple[int, ...], axes: list[list[int]]) -> Any:
+        if not axes:
+            return list(lowering_bytes(problem(*place)).values())
+        return [table((*place, value), axes[1:]) for value in axes[0]]
+
+    reasons = [[[f"invented: {name}" for name in LOWERINGS] for _ in AXES["stride"]] for _ in AXES["kernel"]]
+    return {"axes": AXES, "lowerings": list(LOWERINGS), "bytes": table((), list(AXES.values())), "refusals": reasons}
+
+
+def strides(title: str) -> dict[str, Any]:
+    rows = [
+        {"stride": s, "descriptor": f"sh{s}", "worked": f"4 // {s} + 1", "oh": 4 // s + 1, "ow": 4 // s + 1,
+         "patches": 9, "macs": 81, "im2col_bytes": 324, "copies": 1.65, "columns_shared": 1, "rows_reached": 7}
+        for s in (1, 2)
+    ]  # fmt: skip
+    return {"title": title, "rows": rows}
 
 
 def convolution() -> dict[str, Any]:
     names = ("loops", "im2col", "implicit", "kn2row-aa", "direct", "winograd")
     steps = [
-        {**step(i, name), "seconds": 0.02 / i, "gflops": 10.0 * i, "lowering_bytes": 1000 * i,
-         "descriptor": "mb1ic64ih28oc64oh28kh3ph1"}
+        {**step(i, name), "seconds": 0.02 / i, "gflops": 10.0 * i, "lowering_bytes": 1000 * i, "descriptor": layer,
+         "layer": f"Invented layer {layer}", "macs": 1000, "reason": None,
+         "production": {"name": "direct", "seconds": 1e-3, "gflops": 99.0, "lowering_bytes": 0}}
+        for layer in ("mb1ic64ih28oc64kh3ph1", "mb1ic8ih28oc8kh5ph2")
         for i, name in enumerate(names, start=1)
     ]  # fmt: skip
-    kernels, strides = [3, 5, 7, 9], [1, 2]
+    nothing = {"seconds": None, "gflops": None, "lowering_bytes": None}
+    steps[-1] |= {**nothing, "reason": "kernels of 3 x 3 only", "production": {"name": "winograd-f2", **nothing}}
+    kernels, sides = [3, 5, 7, 9], [1, 2]
     cells = [
-        {"kernel": k, "stride": s, "gemm_seconds": 1e-4 * k * k / s**2,
-         "fft_seconds": None if s > 1 and k < 5 else 2e-3}
-        for k in kernels for s in strides
+        {"kernel": k, "stride": s, "descriptor": f"kh{k}sh{s}", "gemm": "direct", "gemm_seconds": 1e-4 * k * k / s**2,
+         **({"fft": None, "fft_seconds": None, "reason": "pixels are left out"} if s > 1 and k < 5 else
+            {"fft": "fft-tiled", "fft_seconds": 2e-3, "reason": None})}
+        for s in sides for k in kernels
     ]  # fmt: skip
+    blog = {
+        "m": 256, "k": 1152, "n": 192, "macs": 256 * 1152 * 192,
+        "measured": [{"name": "numbaconv.gemm", "seconds": 6e-4, "gflops": 188.7, "share_of_peak": 0.8}],
+        "steps": [{"title": "The layer", "text": "Invented."}, {"title": "How much work", "text": "57 million."}],
+    }  # fmt: skip
     return {
-        "ladder": steps, "memory": memory(), "blog": {"m": 256, "k": 1152, "n": 192, "seconds": 6e-4},
-        "fourier": {"kernels": kernels, "strides": strides, "cells": cells},
+        "ladder": steps, "memory": memory(), "blog": blog,
+        "stride": {"rule": "oh = an invented rule", "small": strides("7 x 7"), "layer": strides("AlexNet")},
+        "fourier": {"kernels": kernels, "strides": sides, "layer": "64 channels", "threads": 2, "cells": cells},
     }  # fmt: skip
 
 

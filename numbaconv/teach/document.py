@@ -72,10 +72,12 @@ def _with_listings(sections: Mapping[str, Any]) -> dict[str, Any]:
     for name, steps in (("ladder", "steps"), ("device", "steps"), ("convolution", "ladder")):
         section = found.get(name) or {}
         if steps in section:
-            sources = [step["source"] for step in section[steps]]
-            listings = map(compared, sources, [None, *sources])
-            marked = [{**step, "listing": listing} for step, listing in zip(section[steps], listings, strict=True)]
-            found[name] = {**section, steps: marked}
+            rows = section[steps]
+            before = [None, *(step["source"] for step in rows)]
+            found[name] = {**section, steps: [
+                {**step, "listing": compared(step["source"], old if step["number"] > 1 else None)}
+                for step, old in zip(rows, before, strict=False)
+            ]}  # fmt: skip
     return found
 
 

@@ -7,7 +7,7 @@ const facts = [
   ["Processor", `${machine.cpu_name} (${machine.llvm_name})`],
   ["Vectors", `${machine.vector_bits} bits, ${machine.vector_registers} registers: ${machine.vector_bits / 32} numbers in float32 at once`],
   ["Caches", `L1 ${bytes(machine.l1d_bytes)}, L2 ${bytes(machine.l2_bytes)}, last level ${bytes(machine.l3_bytes)}`],
-  ["Threads", `${about.threads}`],
+  ["Threads", String(about.threads)],
   ["Software", [...about.versions, about.system].join(", ")],
   ["Measured", `${about.date.replace("T", ", ").replace("+00:00", " UTC")}, in ${seconds(about.seconds)}${about.quick ? ", the quick way: small sizes and short samples" : ""}`],
   ["Again", [el("code", {}, `numbaconv teach${about.quick ? " --quick" : ""} --out page.html`), ". With ", el("code", {}, "--json data.json"), " the numbers are kept as well."]],

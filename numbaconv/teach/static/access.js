@@ -1,8 +1,8 @@
 // Section 3: which elements a step touches, in what order, and where each access was answered.
 
-const {part, el, menu, player, herald, percent, number, table} = teach;
+const {part, el, menu, player, herald, percent, table, scroller} = teach;
 
-const SIDE = 22;
+const SIDE = 26;
 const GAP = 34;
 const FORMAT = [["l1", "1"], ["l2", "2"], ["l3", "3"]];
 
@@ -137,7 +137,7 @@ part("access-player", "accesses", ({animation}) => {
       el("span", {}, "Compare the first two steps: the same products, in another order. Watch how b is walked through. " +
         `A dashed frame is a write. Lines hold ${lineElements} numbers here, so that several fit.`)),
     el("div", {class: "controls"}, chosen), moves.node, status, ears.node,
-    el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "The matrices"}, box), rates);
+    scroller("The matrices", box), rates);
 });
 
 part("access-rates", "accesses", ({animation}) => {

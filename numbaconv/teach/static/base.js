@@ -23,9 +23,7 @@ const fresh = (word) => `${word}-${++made}`;
 /** Three digits, or all of a whole number. */
 function number(x, digits = 3) {
   if (x == null) return "–";
-  if (Number.isInteger(x) || Math.abs(x) >= 1000) return Math.round(x).toLocaleString("en-GB");
-  const places = Math.max(0, digits - 1 - Math.floor(Math.log10(Math.abs(x) || 1)));
-  return x.toFixed(Math.min(places, 6));
+  return (Math.abs(x) >= 1000 ? Math.round(x) : Number(x.toPrecision(digits))).toLocaleString("en-GB", {maximumFractionDigits: 6});
 }
 
 function bytes(count) {
@@ -42,10 +40,20 @@ function seconds(s) {
   return `${number(s * factor)} ${unit}`;
 }
 
-const percent = (part) => `${(100 * part).toFixed(part > 0.0995 && part < 0.9995 ? 0 : 1)} %`;
+const percent = (part) => (part == null ? "–" : `${number(100 * part, part < 0.1 ? 2 : 3)} %`);
 const times = (ratio) => `${number(ratio, ratio < 10 ? 2 : 3)} ×`;
 
 // -------------------------------------------------------------------------------------------------------- parts
+
+/** A box that scrolls sideways if it must; the keyboard stops at it only then. */
+function scroller(label, ...children) {
+  const box = el("div", {class: "scroll", role: "region", "aria-label": label}, ...children);
+  new ResizeObserver(() => {
+    if (box.scrollWidth > box.clientWidth + 1) box.tabIndex = 0;
+    else box.removeAttribute("tabindex");
+  }).observe(box);
+  return box;
+}
 
 /** A table: `columns` are titles, `rows` cells; words stand left in the columns that `words` names. */
 function table(caption, columns, rows, words = [0]) {
@@ -54,11 +62,10 @@ function table(caption, columns, rows, words = [0]) {
     if (column === 0) return el("th", {scope: "row"}, text);
     return el("td", {class: words.includes(column) && "text"}, text);
   };
-  return el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": caption},
-    el("table", {},
-      el("caption", {}, caption),
-      el("thead", {}, el("tr", {}, columns.map((title) => el("th", {scope: "col"}, title)))),
-      el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
+  return scroller(caption, el("table", {},
+    el("caption", {}, caption),
+    el("thead", {}, el("tr", {}, columns.map((title) => el("th", {scope: "col"}, title)))),
+    el("tbody", {}, rows.map((row) => el("tr", {}, row.map(cell))))));
 }
 
 const details = (summary, ...children) => el("details", {}, el("summary", {}, summary), ...children);
@@ -142,7 +149,7 @@ function part(id, section, draw) {
 }
 
 window.teach = {
-  data, el, fresh, number, bytes, seconds, percent, times, table, details, figures, slider, menu, tabs, prose, note, part,
+  data, el, fresh, number, bytes, seconds, percent, times, scroller, table, details, figures, slider, menu, tabs, prose, note, part,
 };
 
 // ------------------------------------------------------------------------------------------------- light and dark

@@ -49,4 +49,48 @@ const lines = (rows) => [
 
 const style = {background: "transparent", fontSize: "13px", fontFamily: "var(--body)"};
 
-Object.assign(teach, {chart, series, lines, style, SERIES});
+/** Bars with their numbers behind them, one for each row; `text` says what stands there. */
+function bars(rows, {width, x, y, label, text, fill, marks = [], domain}) {
+  const long = d3.max(rows, (row) => text(row).length);
+  return Plot.plot({
+    width, style, height: 40 * rows.length + 62, marginLeft: 8 + 7.6 * d3.max(rows, (row) => y(row).length),
+    marginRight: Math.min(width / 3, 16 + 8 * long), marginTop: 28, marginBottom: 44,
+    x: {label, grid: true, ticks: width < 500 ? 3 : 6, domain, nice: !domain, labelOffset: 40},
+    y: {label: null, domain: rows.map(y), tickSize: 0},
+    marks: [
+      Plot.barX(rows, {x, y, fill, insetTop: 5, insetBottom: 5}),
+      ...marks,
+      Plot.text(rows, {x, y, text, textAnchor: "start", dx: 6, fill: "var(--ink)", fontWeight: 600,
+        stroke: "var(--paper)", strokeWidth: 5}),
+      Plot.ruleX([0]),
+    ],
+  });
+}
+
+/** Below an axis: room for the ticks' numbers and, under them, what they are. */
+const below = {marginBottom: 46, x: {labelOffset: 42}};
+
+/**
+ * Where names can stand beside points without covering each other: [{x, y, name}] in pixels, those without room away.
+ * The first of `points` choose first; `taken` are boxes [left, top, right, bottom] that stay free.
+ */
+function besides(points, {width, height, size, taken: before = []}) {
+  const taken = [...before, ...points.map(({x, y}) => [x - 5, y - 5, x + 5, y + 5])];
+  const clear = ([a, b, c, d]) => a > 0 && c < width && b > 0 && d < height &&
+    taken.every(([e, f, g, h]) => c <= e || a >= g || d <= f || b >= h);
+  return points.flatMap(({x, y, name}) => {
+    const wide = name.length * size * 0.58;
+    const corners = [[9, -size / 2], [-9 - wide, -size / 2], [-wide / 2, -9 - size], [-wide / 2, 9],
+      [7, -8 - size], [7, 8], [-7 - wide, -8 - size], [-7 - wide, 8]];
+    for (const [dx, dy] of corners) {
+      const box = [x + dx, y + dy, x + dx + wide, y + dy + size];
+      if (clear(box)) {
+        taken.push(box);
+        return [{x: box[0], y: y + dy + size / 2, name}];
+      }
+    }
+    return [];
+  });
+}
+
+Object.assign(teach, {chart, bars, series, lines, style, below, besides, SERIES});

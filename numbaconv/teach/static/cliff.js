@@ -1,6 +1,6 @@
 // Section 4: what happens when rows are a power of two apart.
 
-const {part, el, number, chart, series, lines, style} = teach;
+const {part, el, number, chart, series, lines, style, below} = teach;
 
 const power = (x) => Number.isInteger(Math.log2(x));
 
@@ -15,12 +15,12 @@ part("cliff-charts", "accesses", ({cliff: {steps}}) => {
       title, see,
       text: steps.map((step) => `${step.name}: ${step.leading.map((x, i) => `${x}: ${number(step[key][i])}`).join(", ")}`).join("; "),
       draw: (width) => Plot.plot({
-        width, height: 300, style, marginLeft: 52, ...series(names),
-        x: {label: "numbers from one row to the next →", tickFormat: "d", ticks: width < 500 ? powers : leading},
+        width, height: 320, style, marginLeft: 52, marginTop: 34, ...series(names), ...below,
+        x: {...below.x, label: "numbers from one row to the next →", tickFormat: "d", ticks: width < 500 ? powers : leading},
         y: {label, grid: true, zero: true},
         marks: [
           Plot.ruleX(powers, {stroke: "var(--soft)", strokeDasharray: "3 4"}),
-          Plot.text(powers, {x: (x) => x, text: () => "2ⁿ", frameAnchor: "top", dy: -6, fill: "var(--soft)"}),
+          Plot.text(powers, {x: (x) => x, text: () => "2ⁿ", frameAnchor: "top", dy: -8, dx: 8, fill: "var(--soft)"}),
           ...lines(rows), Plot.ruleY([0]),
         ],
       }),

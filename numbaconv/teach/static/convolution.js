@@ -1,70 +1,89 @@
-// Section 8: the founding example, the ladder of convolutions, and Fourier transforms against GEMM.
+// Section 8: the founding example, strides, the ladder of convolutions, and Fourier transforms against GEMM.
 
-const {part, el, number, seconds, bytes, times, chart, series, lines, style, stepTabs, figures} = teach;
+const {part, el, number, seconds, bytes, times, percent, table, details, chart, bars, series, lines, style, below, stepTabs, figures} = teach;
 
-part("blog", "convolution", ({blog}) => {
-  const {m = 256, k = 1152, n = 192} = blog;
-  const macs = m * k * n;
-  return [
-    el("p", {}, `Warden’s article has a product of ${m} rows and ${number(k)} columns with ${number(k)} rows and ${n} columns. `,
-      `Where does such a thing come from? A kernel of 3 × 3 over ${k / 9} channels has 3 · 3 · ${k / 9} = ${number(k)} weights: `,
-      `that is the length of each column. ${n} kernels give ${n} results for each of ${m} places of the window, say ${Math.sqrt(m)} × ${Math.sqrt(m)}.`),
-    el("div", {class: "formula", tabindex: "0", role: "region", "aria-label": "The product in numbers"},
-      el("p", {}, `${m} · ${number(k)} · ${n} = ${number(macs)} multiply-adds, about ${number(macs / 1e6, 2)} million`),
-      el("p", {}, `2 · ${number(macs)} = ${number(2 * macs)} FLOP`),
-      el("p", {}, `4 · (${m}·${number(k)} + ${number(k)}·${n} + ${m}·${n}) = ${number(4 * (m * k + k * n + m * n))} bytes, each touched once`),
-      el("p", {}, `${number(2 * macs)} / ${number(4 * (m * k + k * n + m * n))} = ${number(2 * macs / (4 * (m * k + k * n + m * n)))} FLOP for each byte`)),
-    blog.seconds == null ? null : figures([
-      ["on this machine", seconds(blog.seconds)],
-      ["speed", number(blog.gflops ?? 2 * macs / blog.seconds / 1e9), "GFLOP/s"],
-      ["such products in a second", number(Math.floor(1 / blog.seconds))],
+part("blog", "convolution", ({blog: {m, k, n, macs, steps, measured}}) => [
+  el("p", {}, `A layer of the size that Warden’s article multiplies: ${m} × ${number(k)} times ${number(k)} × ${n}.`),
+  figures([
+    ["multiply-adds", `${number(macs / 1e6, 2)} million`],
+    ...measured.slice(0, 1).flatMap((ours) => [
+      ["on this machine", seconds(ours.seconds)],
+      ["speed", number(ours.gflops), "GFLOP/s"],
+      ["such products in a second", number(Math.floor(1 / ours.seconds))],
     ]),
+  ]),
+  el("ol", {class: "worked"}, steps.map(({title, text}) => el("li", {}, el("strong", {}, `${title}. `), text))),
+]);
+
+part("stride", "convolution", ({stride: {rule, small, layer}}) => {
+  const rows = ({rows: found}) => found.map((row) => [
+    String(row.stride), row.worked, `${row.oh} × ${row.ow}`, bytes(row.im2col_bytes), times(row.copies), row.columns_shared]);
+  const titles = ["stride", "places along one side", "result", "im2col writes", "each pixel, on average", "columns shared by neighbours"];
+  return [
+    el("div", {class: "formula"}, el("p", {}, rule)),
+    table(small.title, titles, rows(small), [0, 1]),
+    details(`The same for ${layer.title}`, table(layer.title, titles, rows(layer), [0, 1])),
   ];
 });
 
-part("conv-ladder", "convolution", ({ladder}) => {
-  const label = (step) => `${step.number} ${step.name}`;
+// ----------------------------------------------------------------------------------------------------- the ladder
+
+const label = (step) => `${step.number} ${step.name}`;
+
+const ladderChart = ([descriptor, steps]) => {
+  const ran = steps.filter((step) => step.seconds != null);
   return chart({
-    title: `One layer, step by step${ladder[0].descriptor ? `: ${ladder[0].descriptor}` : ""}`,
-    see: "Speed counts the multiply-adds of the plain loops for everybody; an algorithm that needs fewer seems faster than it multiplies.",
-    text: ladder.map((step) => `${step.name}: ${number(step.gflops)} GFLOP/s with ${bytes(step.lowering_bytes)}`).join("; "),
-    draw: (width) => Plot.plot({
-      width, style, height: 44 * ladder.length + 50, marginLeft: width < 500 ? 96 : 120, marginRight: 120,
-      x: {label: "GFLOP/s →", grid: true, ticks: 5}, y: {label: null, domain: ladder.map(label)},
-      marks: [
-        Plot.barX(ladder, {x: "gflops", y: label, fill: "var(--s7)", insetTop: 4, insetBottom: 4}),
-        Plot.text(ladder, {x: "gflops", y: label, text: (step) => `${number(step.gflops)}  (+${bytes(step.lowering_bytes)})`, textAnchor: "start", dx: 6, fill: "var(--ink)", fontWeight: 600, stroke: "var(--paper)", strokeWidth: 4}),
-        Plot.ruleX([0]),
-      ],
-    }),
-    numbers: [["step", "time", "GFLOP/s", "lowered"], ladder.map((step) => [label(step), seconds(step.seconds), step.gflops, bytes(step.lowering_bytes)])],
+    title: steps[0].layer ?? descriptor,
+    see: "Speed counts the multiply-adds of the plain loops for everybody: what needs fewer seems faster than it multiplies. " +
+      "In brackets: memory for what is lowered.",
+    text: ran.map((step) => `${step.name}: ${number(step.gflops)} GFLOP/s with ${bytes(step.lowering_bytes)}`).join("; "),
+    draw: (width) => bars(ran, {width, x: "gflops", y: label, label: "GFLOP/s →", fill: "var(--s7)",
+      text: (step) => (width < 500 ? number(step.gflops) : `${number(step.gflops)}  (${bytes(step.lowering_bytes)})`)}),
+    numbers: [["step", "time", "GFLOP/s", "lowered", "grew into", "its GFLOP/s", "lowered there"], steps.map((step) => [
+      label(step), step.reason ?? seconds(step.seconds), step.gflops, bytes(step.lowering_bytes),
+      step.production?.name, step.production?.gflops, bytes(step.production?.lowering_bytes)])],
+  });
+};
+
+part("conv-ladder", "convolution", ({ladder}) =>
+  el("div", {class: "columns two"}, d3.groups(ladder, (step) => step.descriptor).map(ladderChart)));
+
+part("conv-steps", "convolution", ({ladder}) => {
+  const steps = d3.groups(ladder, (step) => step.descriptor)[0][1];
+  return stepTabs("conv", "Steps of the convolution ladder", steps, (step, i) => {
+    if (step.seconds == null) return el("p", {class: "notice"}, step.reason);
+    const before = steps[i - 1]?.seconds;
+    return figures([
+      ["time", seconds(step.seconds)],
+      ["speed", number(step.gflops), "GFLOP/s"],
+      before ? ["against the step before", times(before / step.seconds)] : null,
+      ["lowered", bytes(step.lowering_bytes)],
+      step.production?.gflops ? [`in the library: ${step.production.name}`, number(step.production.gflops), "GFLOP/s"] : null,
+    ].filter(Boolean));
   });
 });
 
-part("conv-steps", "convolution", ({ladder}) => stepTabs("conv", "Steps of the convolution ladder", ladder, (step, i) => figures([
-  ["time", seconds(step.seconds)],
-  ["speed", number(step.gflops), "GFLOP/s"],
-  i ? ["against the step before", times(ladder[i - 1].seconds / step.seconds)] : null,
-  ["lowered", bytes(step.lowering_bytes)],
-].filter(Boolean))));
+// -------------------------------------------------------------------------------------------------------- Fourier
 
-part("fourier", "convolution", ({fourier: {kernels, strides, cells}}) => {
+part("fourier", "convolution", ({fourier: {kernels, strides, cells, layer}}) => {
   const name = (stride) => `stride ${stride}`;
   const rows = cells.filter((cell) => cell.fft_seconds && cell.gemm_seconds)
     .map((cell) => ({x: cell.kernel, y: cell.gemm_seconds / cell.fft_seconds, name: name(cell.stride)}));
   const wins = rows.filter(({y}) => y > 1);
   return chart({
-    title: "How many times faster the Fourier transform is",
-    see: "Above the line at 1 the transform wins: from a certain kernel size on, with stride 1. A stride of 2 takes most of that away.",
-    text: rows.map(({x, y, name: which}) => `kernel ${x}, ${which}: ${number(y, 2)}`).join("; ") +
-      (wins.length ? `. It wins ${wins.length} of ${rows.length} times.` : ". It never wins here."),
+    title: `How many times faster the Fourier transform is${layer ? `: ${layer}` : ""}`,
+    see: "Above the line at 1 the transform wins. Follow one stride to the right: the product grows with the kernel’s area, the transform does not.",
+    text: `${rows.map(({x, y, name: which}) => `kernel ${x}, ${which}: ${number(y, 2)}`).join("; ")}. ` +
+      `The transform wins ${wins.length} of ${cells.length} times.`,
     draw: (width) => Plot.plot({
-      width, height: 320, style, marginLeft: 48, ...series(strides.map(name)),
-      x: {label: "kernel size →", ticks: kernels, tickFormat: "d"},
-      y: {type: "log", label: "↑ time of the product / time of the transform", grid: true, tickFormat: (y) => number(y, 2), ticks: 5},
+      width, height: 340, style, marginLeft: 52, marginTop: 34, ...series(strides.map(name)), ...below,
+      x: {...below.x, label: "kernel size →", ticks: kernels, tickFormat: "d"},
+      y: {type: "log", label: "↑ time of the product / time of the transform", labelOffset: 46, grid: true, tickFormat: (y) => number(y, 2), ticks: 5},
       marks: [Plot.ruleY([1], {stroke: "var(--ink)", strokeWidth: 1.5}), ...lines(rows)],
     }),
-    numbers: [["kernel", "stride", "matrix product", "Fourier transform"], cells.map((cell) => [
-      String(cell.kernel), String(cell.stride), seconds(cell.gemm_seconds), cell.fft_seconds == null ? "refused" : seconds(cell.fft_seconds)])],
+    numbers: [["kernel", "stride", "multiply-add", "its time", "transform", "its time"], cells.map((cell) => [
+      String(cell.kernel), String(cell.stride), cell.gemm, seconds(cell.gemm_seconds),
+      cell.fft_seconds == null ? "refused" : cell.fft, cell.fft_seconds == null ? cell.reason : seconds(cell.fft_seconds)])],
+    words: [0, 1, 2, 4, 5],
   });
 });

@@ -1,19 +1,14 @@
 // Section 7: the CUDA ladder: what a warp asks for together, and what that costs.
 
-const {part, el, number, chart, style, slider, stepTabs, figures} = teach;
+const {part, el, number, chart, bars, slider, scroller, stepTabs, figures} = teach;
 
 part("device-chart", "device", ({m, n, k, steps}) => chart({
   title: `Bytes of global memory for each multiply-add, ${m} × ${k} times ${k} × ${n}`,
   see: "Each step asks memory for less; the arithmetic is the same in all of them.",
   text: steps.map((step) => `${step.name}: ${number(step.bytes_per_mac)}`).join(", "),
-  draw: (width) => Plot.plot({
-    width, style, height: 44 * steps.length + 50, marginLeft: width < 500 ? 96 : 130, marginRight: 64,
-    x: {label: "bytes →", grid: true, ticks: 5}, y: {label: null, domain: steps.map((step) => `${step.number} ${step.name}`)},
-    marks: [
-      Plot.barX(steps, {x: "bytes_per_mac", y: (step) => `${step.number} ${step.name}`, fill: "var(--s4)", insetTop: 4, insetBottom: 4}),
-      Plot.text(steps, {x: "bytes_per_mac", y: (step) => `${step.number} ${step.name}`, text: (step) => number(step.bytes_per_mac), textAnchor: "start", dx: 6, fill: "var(--ink)", fontWeight: 600}),
-      Plot.ruleX([0]),
-    ],
+  draw: (width) => bars(steps, {
+    width, x: "bytes_per_mac", y: (step) => `${step.number} ${step.name}`, text: (step) => number(step.bytes_per_mac),
+    label: "bytes →", fill: "var(--s4)",
   }),
   numbers: [["step", "bytes for a multiply-add", "loads from global memory", "loads from shared memory", "transactions"], steps.map((step) => [
     `${step.number} ${step.name}`, step.bytes_per_mac, step.global_loads, step.shared_loads, step.transactions])],
@@ -59,7 +54,7 @@ function picture({matrices, warp}, name) {
     el("figcaption", {}, el("strong", {}, "What one warp loads together"),
       el("span", {}, "The numbers are lanes; ∗ is an element that several lanes ask for. Side by side is cheap, one below the other is dear.")),
     loads.length > 1 && el("div", {class: "controls"}, slider("Load:", loads, loads[0], show)), said,
-    el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": `Loads of a warp, ${name}`}, boxes.map(({svg}) => svg)));
+    scroller(`Loads of a warp, ${name}`, el("div", {class: "side-by-side"}, boxes.map(({svg}) => svg))));
 }
 
 part("device-steps", "device", ({steps}) => stepTabs("cuda", "Steps of the CUDA ladder", steps, (step) => [

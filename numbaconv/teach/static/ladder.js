@@ -1,6 +1,8 @@
 // Section 2: how fast each step is, and each step by itself.
 
-const {part, el, number, percent, times, seconds, bytes, table, figures, chart, series, lines, style, stepTabs, assembly} = teach;
+const {
+  part, number, percent, times, seconds, bytes, table, figures, chart, bars, series, lines, style, below, stepTabs, assembly,
+} = teach;
 
 part("intro-figures", "ladder", ({steps, peak_gflops: peak}) => {
   const [first, last] = [steps[0], steps.at(-1)];
@@ -16,17 +18,13 @@ part("ladder-chart", "ladder", ({m, n, k, steps, peak_gflops: peak, threads}) =>
   title: `Speed of each step, ${m} × ${k} times ${k} × ${n}`,
   see: "Each bar is one idea more. The dashed line is what the multiply-add units can do if nothing ever waits.",
   text: `${steps.map((step) => `${step.name} ${number(step.gflops)}`).join(", ")} GFLOP/s; peak ${number(peak)}.`,
-  draw: (width) => Plot.plot({
-    width, style, marginLeft: width < 500 ? 92 : 120, marginRight: 60, height: 46 * steps.length + 60,
-    x: {label: "GFLOP/s →", grid: true, domain: [0, Math.max(peak, ...steps.map((step) => step.gflops)) * 1.02]},
-    y: {label: null, domain: steps.map((step) => `${step.number} ${step.name}`)},
+  draw: (width) => bars(steps, {
+    width, x: "gflops", y: (step) => `${step.number} ${step.name}`, text: (step) => number(step.gflops),
+    label: "GFLOP/s →", fill: "var(--accent)", domain: [0, Math.max(peak, ...steps.map((step) => step.gflops)) * 1.01],
     marks: [
-      Plot.barX(steps, {x: "gflops", y: (step) => `${step.number} ${step.name}`, fill: "var(--accent)", insetTop: 4, insetBottom: 4}),
-      Plot.text(steps, {x: "gflops", y: (step) => `${step.number} ${step.name}`, text: (step) => number(step.gflops),
-        textAnchor: "start", dx: 6, fill: "var(--ink)", fontWeight: 600, stroke: "var(--paper)", strokeWidth: 5}),
       Plot.ruleX([peak], {stroke: "var(--s1)", strokeWidth: 2, strokeDasharray: "6 4"}),
-      Plot.text([peak], {x: (x) => x, text: () => `peak ${number(peak)}`, frameAnchor: "top", dy: -12, textAnchor: "end", fill: "var(--s1)", fontWeight: 600}),
-      Plot.ruleX([0]),
+      Plot.text([peak], {x: (x) => x, text: () => `peak ${number(peak)}`, frameAnchor: "top", dy: -14, dx: 4, textAnchor: "end",
+        fill: "var(--s1)", fontWeight: 600}),
     ],
   }),
   numbers: [["step", "threads", "time", "GFLOP/s", "of the peak", "faster than the step before"], steps.map((step, i) => [
@@ -44,11 +42,12 @@ part("ladder-curves", "ladder", ({curves, peak_gflops: peak}) => {
     text: curves.map(({name, gflops}) => `${name}: ${gflops.map((g) => number(g)).join(", ")}`).join("; ") +
       ` GFLOP/s at sizes ${sizes.join(", ")}.`,
     draw: (width) => Plot.plot({
-      width, height: Math.min(440, 240 + width / 4), style, marginLeft: 52, ...series(curves.map(({name}) => name)),
-      x: {type: "log", base: 2, label: "size →", ticks: sizes.length > 8 ? undefined : sizes, tickFormat: "d"},
-      y: {type: "log", label: "↑ GFLOP/s", grid: true, tickFormat: (y) => number(y), ticks: 4},
+      width, height: Math.min(440, 240 + width / 4), style, marginLeft: 52, marginTop: 34, ...series(curves.map(({name}) => name)),
+      ...below, x: {...below.x, type: "log", base: 2, label: "size →", ticks: sizes.length > 8 ? undefined : sizes, tickFormat: "d"},
+      y: {type: "log", label: "↑ GFLOP/s", grid: true, tickFormat: (y) => number(y), ticks: 4, labelOffset: 44},
       marks: [Plot.ruleY([peak], {stroke: "var(--s1)", strokeWidth: 1.5, strokeDasharray: "6 4"}),
-        Plot.text([peak], {y: (y) => y, text: () => "peak", frameAnchor: "left", dx: 4, dy: -8, fill: "var(--s1)", fontWeight: 600}),
+        Plot.text([peak], {y: (y) => y, text: () => `peak ${number(peak)}`, frameAnchor: "right", dy: -9, fill: "var(--s1)",
+          fontWeight: 600}),
         ...lines(rows)],
     }),
     numbers: [["size", ...curves.map(({name}) => name)], sizes.map((size) => [
@@ -62,7 +61,7 @@ function traffic(name) {
   const rows = teach.data.sections.accesses?.traffic?.filter((row) => row.step === name) ?? [];
   return rows.map(({m, n, k, accesses, levels}) => table(
     `Where ${number(accesses)} accesses were answered, by the model, for ${m} × ${k} times ${k} × ${n}`,
-    ["level", "hits", "misses", "bytes fetched", "bytes each multiply-add"],
+    ["level", "hits", "misses", "bytes fetched", "bytes a multiply-add"],
     levels.map((level) => [level.name, level.hits, level.misses, bytes(level.bytes), number(level.bytes / (m * n * k))]),
   ));
 }

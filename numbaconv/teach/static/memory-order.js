@@ -1,6 +1,6 @@
 // Section 1: a matrix, and the same elements as they lie in memory. Choosing one shows its place and its line.
 
-const {el, slider} = teach;
+const {el, slider, scroller} = teach;
 
 const ROWS = 5;
 const COLUMNS = 12;
@@ -43,7 +43,7 @@ function memoryOrder() {
 
   const rowSlider = slider("Row p:", d3.range(ROWS), row, (value) => { row = value; update(); });
   const columnSlider = slider("Column j:", d3.range(COLUMNS), column, (value) => { column = value; update(); });
-  const scroll = el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "The matrix in memory"}, line);
+  const scroll = scroller("The matrix in memory", line);
 
   function update() {
     rowSlider.input.value = row;
@@ -61,6 +61,7 @@ function memoryOrder() {
         word.setAttribute("class", i === place ? "lit" : "");
       });
     }
+    scroll.scrollLeft = (first + LINE / 2) * SIDE - scroll.clientWidth / 2;
     const other = d3.range(first, first + LINE).filter((i) => i !== place).join(", ");
     said.textContent = `b[${row}, ${column}] is number ${row} · ${COLUMNS} + ${column} = ${place} in memory. Its cache line ` +
       `brings ${other} along (lines of ${LINE} numbers here; of 16 in your machine).`;

@@ -1,9 +1,8 @@
 // Section 8: a window slides over the photograph, and im2col's matrix fills, column by column.
 
-const {data, el, slider, menu, player, herald, number} = teach;
+const {data, el, slider, menu, player, herald, number, scroller} = teach;
 
-const SIDE = 24; // of a pixel of the image
-const CELL = 9; // of a number in the matrix
+const SIDE = 40; // of a pixel of the image
 const {uri, width: photoWidth, height: photoHeight, pixels} = data.photograph;
 const [HEIGHT, WIDTH] = [pixels.length, pixels[0].length];
 const GREY = [0.299, 0.587, 0.114];
@@ -46,10 +45,11 @@ const result = (place) => d3.sum(patch(place), ([c, row, column, weight]) => wei
 // ------------------------------------------------------------------------------------------------------ drawings
 
 const image = el("svg:svg", {class: "matrix image", "aria-hidden": "true"});
-const columnNow = el("div", {class: "scroll", id: "patch-column", tabindex: "0", role: "region", "aria-label": "The column that is being filled"});
+const columnNow = el("div", {id: "patch-column"});
 const matrix = el("canvas", {id: "patch-matrix", role: "img"});
 const answer = el("canvas", {id: "patch-output", role: "img"});
-const formula = el("div", {class: "formula", tabindex: "0", role: "region", "aria-label": "Sizes"});
+const matrixBox = scroller("im2col’s matrix", matrix);
+const formula = el("div", {class: "formula"});
 const said = el("p", {class: "status", id: "patch-status"});
 const ears = herald();
 
@@ -80,24 +80,23 @@ function size(canvas, columns, rows, cell) {
 
 function drawMatrix(filled) {
   const [columns, rows] = [output(WIDTH) * output(HEIGHT), channels() * state.kernel ** 2];
-  const pen = size(matrix, columns, rows, CELL);
-  const ink = getComputedStyle(document.documentElement);
-  pen.strokeStyle = ink.getPropertyValue("--rule");
+  const cell = Math.max(8, Math.min(16, Math.floor((matrixBox.clientWidth || 600) / columns)));
+  const pen = size(matrix, columns, rows, cell);
+  pen.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue("--rule");
   pen.lineWidth = 0.5;
-  for (let i = 0; i <= columns; i++) pen.strokeRect(i * CELL, 0, 0, rows * CELL);
-  for (let i = 0; i <= rows; i++) pen.strokeRect(0, i * CELL, columns * CELL, 0);
+  for (let i = 0; i <= columns; i++) pen.strokeRect(i * cell, 0, 0, rows * cell);
+  for (let i = 0; i <= rows; i++) pen.strokeRect(0, i * cell, columns * cell, 0);
   for (let place = 0; place < filled; place++) {
     patch(place).forEach(([c, row, column], i) => {
       pen.fillStyle = shade(c, value(c, row, column));
-      pen.fillRect(place * CELL, i * CELL, CELL, CELL);
+      pen.fillRect(place * cell, i * cell, cell, cell);
     });
   }
   if (filled) {
-    pen.strokeStyle = "#c2185b";
-    pen.lineWidth = 2;
-    pen.strokeRect((filled - 1) * CELL + 1, 1, CELL - 2, rows * CELL - 2);
-    const box = matrix.parentElement;
-    if (box) box.scrollLeft = filled * CELL - box.clientWidth / 2;
+    pen.strokeStyle = "#e91e63";
+    pen.lineWidth = 2.5;
+    pen.strokeRect((filled - 1) * cell, 1.25, cell, rows * cell - 2.5);
+    matrixBox.scrollLeft = filled * cell - matrixBox.clientWidth / 2;
   }
   matrix.setAttribute("aria-label", `Matrix of ${rows} rows and ${columns} columns, ${filled} of them filled`);
 }
@@ -222,7 +221,7 @@ document.getElementById("patches").append(el("figure", {},
   formula, strideWords,
   el("h4", {}, "The matrix that im2col writes"),
   el("p", {class: "quiet"}, "One column for each place of the window, one row for each pixel under it."),
-  el("div", {class: "scroll", tabindex: "0", role: "region", "aria-label": "im2col’s matrix"}, matrix),
+  matrixBox,
   el("div", {class: "columns two"},
     el("div", {}, el("h4", {}, "The column in the window, and the weights"), columnNow),
     el("div", {}, el("h4", {}, "The result: one pixel for each column"), answer,

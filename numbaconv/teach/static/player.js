@@ -51,7 +51,7 @@ function player({label, length, show, speed = 8, speeds = SPEEDS, unit = "access
     input: () => { pause(); go(Number(scrub.value)); }});
   const node = el("div", {class: "controls", role: "group", "aria-label": label},
     play,
-    button("⏮", "To the start", () => by(-length)),
+    button("|◀", "To the start", () => by(-length)),
     button("◀ Step", "One step back", () => by(-1)),
     button("Step ▶", "One step forward", () => by(1)),
     el("div", {class: "control wide"}, el("label", {for: id}, "Place: ", unit, " ", at), scrub),

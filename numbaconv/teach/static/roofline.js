@@ -1,43 +1,92 @@
 // Section 6: roofs as measured, and everything that was timed as a point under them.
 
-const {part, number, chart, style, SERIES} = teach;
+const {part, el, number, percent, menu, chart, style, below, besides, SERIES} = teach;
 
-part("roofline-chart", "roofline", ({peaks, bandwidths, points}) => {
-  const top = d3.max(peaks, ({gflops}) => gflops);
-  const [low, high] = d3.extent(points, ({intensity}) => intensity);
-  const left = Math.min(low, top / d3.max(bandwidths, (one) => one.gb_s)) / 3;
-  const right = Math.max(high, top / d3.min(bandwidths, (one) => one.gb_s)) * 3;
-  const slopes = bandwidths.flatMap(({name, gb_s: speed}) =>
-    [left, top / speed].map((x) => ({x, y: x * speed, name: `${name} ${number(speed)} GB/s`})));
-  const flats = peaks.flatMap(({name, gflops}) => [gflops / d3.max(bandwidths, (one) => one.gb_s), right].map((x) => ({x, y: gflops, name: `${name} ${number(gflops)} GFLOP/s`})));
-  const groups = [...new Set(points.map(({group}) => group))];
-  const symbols = {ladder: "circle", lowering: "triangle"};
-  const bottom = Math.min(d3.min(points, ({gflops}) => gflops), d3.min(slopes, ({y}) => y)) / 1.5;
-  return chart({
-    title: "What limits whom, on this machine",
-    see: "A point on a roof is as fast as this machine allows; the way up from a point below is to wait less, the way to the right is to move fewer bytes.",
-    text: `Roofs: ${[...peaks.map((p) => `${p.name} ${number(p.gflops)} GFLOP/s`), ...bandwidths.map((b) => `${b.name} ${number(b.gb_s)} GB/s`)].join(", ")}. ` +
-      `Points: ${points.map((p) => `${p.name} at ${number(p.intensity)} FLOP a byte, ${number(p.gflops)} GFLOP/s`).join("; ")}.`,
-    draw: (width) => Plot.plot({
-      width, height: Math.max(420, Math.min(560, width * 0.6)), style, marginLeft: 52, marginRight: 24, marginTop: 30,
-      x: {type: "log", domain: [left, right], label: "intensity, FLOP for each byte of memory →", tickFormat: (x) => number(x, 1), ticks: width < 500 ? 4 : 8},
-      y: {type: "log", domain: [bottom, top * 2], label: "↑ GFLOP/s", grid: true, tickFormat: (y) => number(y, 1), ticks: 5},
-      color: {domain: groups, range: groups.map((_, i) => SERIES[i ? 0 : 5])},
-      symbol: {domain: groups, range: groups.map((name) => symbols[name] ?? "square"), legend: true},
+const threadsText = (count, all) => (all === 1 ? "" : count === 1 ? ", 1 thread" : `, ${count} threads`);
+
+/** Roofs and points in one drawing; `points` have x (FLOP for a byte), y (GFLOP/s) and a name. */
+function drawing({flats, slopes, points, axis, fill, symbol}) {
+  const top = d3.max(flats, (roof) => roof.gflops);
+  const steep = d3.max(slopes, (roof) => roof.speed);
+  const left = Math.min(d3.min(points, (p) => p.x), top / steep) / 2;
+  const right = Math.max(d3.max(points, (p) => p.x), top / d3.min(slopes, (roof) => roof.speed)) * 2;
+  const bottom = d3.min(points, (p) => p.y) / 2;
+  return (width) => {
+    const height = Math.max(430, Math.min(580, width * 0.62));
+    const margin = {marginLeft: 50, marginRight: 20, marginTop: 36, marginBottom: 46};
+    const x = d3.scaleLog([left, right], [margin.marginLeft, width - margin.marginRight]);
+    const y = d3.scaleLog([bottom, top * 2], [height - margin.marginBottom, margin.marginTop]);
+    const angle = Math.atan((y(1) - y(10)) / (x(10) - x(1)));
+    const along = {rotate: -angle * 180 / Math.PI, dx: -10 * Math.sin(angle), dy: -10 * Math.cos(angle)};
+    const rising = slopes.map((roof) => {
+      const reach = d3.max(flats.filter((flat) => flat.threads === roof.threads), (flat) => flat.gflops) ?? top;
+      const from = Math.max(left, bottom / roof.speed);
+      return {...roof, from, to: reach / roof.speed, at: Math.sqrt(from * reach / roof.speed)};
+    });
+    const small = width < 500 ? 11 : 12.5;
+    const taken = flats.map((roof) => [x.range()[1] - roof.name.length * small * 0.65, y(roof.gflops) - 18, x.range()[1], y(roof.gflops) + 2]);
+    const names = besides(points.map((p) => ({x: x(p.x), y: y(p.y), name: p.name})), {width, height, size: small, taken});
+    const dash = (roof) => (roof.threads > 1 ? "7 4" : null);
+    return Plot.plot({
+      width, height, style, ...margin,
+      x: {type: "log", domain: [left, right], label: `${axis} →`, labelOffset: below.x.labelOffset, tickFormat: (t) => number(t, 1), ticks: width < 500 ? 4 : 8},
+      y: {type: "log", domain: [bottom, top * 2], label: "↑ GFLOP/s", labelOffset: 44, grid: true, tickFormat: (t) => number(t, 1), ticks: 5},
       marks: [
-        Plot.line(slopes, {x: "x", y: "y", z: "name", stroke: "var(--soft)", strokeWidth: 1.75}),
-        Plot.line(flats, {x: "x", y: "y", z: "name", stroke: "var(--ink)", strokeWidth: 2}),
-        Plot.text(bandwidths, {x: ({gb_s: s}) => Math.max(left, bottom / s) * 1.15, y: ({gb_s: s}) => Math.max(left * s, bottom) * 1.15, text: ({name, gb_s: s}) => `${name} ${number(s)} GB/s`,
-          textAnchor: "start", dy: -9, fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 4, rotate: 0}),
-        Plot.text(peaks, {x: right, y: "gflops", text: ({name, gflops}) => `${name} ${number(gflops)}`, textAnchor: "end", dy: -9, fill: "var(--ink)", fontWeight: 600, stroke: "var(--paper)", strokeWidth: 4}),
-        Plot.dot(points, {x: "intensity", y: "gflops", stroke: "group", fill: "group", symbol: "group", r: 5, tip: true, channels: {name: "name"}}),
-        Plot.text(points, {x: "intensity", y: "gflops", text: "name", textAnchor: "start", dx: 8, dy: 3, fill: "var(--ink)", stroke: "var(--paper)", strokeWidth: 4, fontSize: width < 500 ? 10 : 12}),
+        ...rising.map((roof) => Plot.link([roof], {x1: "from", y1: (r) => r.from * r.speed, x2: "to", y2: (r) => r.to * r.speed,
+          stroke: "var(--soft)", strokeWidth: 2, strokeDasharray: dash(roof), clip: true})),
+        ...flats.map((roof) => Plot.link([roof], {x1: (r) => r.gflops / steep, y1: "gflops", x2: right, y2: "gflops",
+          stroke: "var(--ink)", strokeWidth: 2, strokeDasharray: dash(roof), clip: true})),
+        Plot.text(rising, {x: "at", y: (r) => r.at * r.speed, text: "name", ...along, fill: "var(--ink)", fontSize: small,
+          stroke: "var(--paper)", strokeWidth: 4}),
+        Plot.text(flats, {x: right, y: "gflops", text: "name", textAnchor: "end", dy: -9, fill: "var(--ink)", fontWeight: 600,
+          fontSize: small, stroke: "var(--paper)", strokeWidth: 4}),
+        Plot.dot(points, {x: "x", y: "y", fill, stroke: "var(--paper)", symbol, r: 5.5, tip: true, channels: {name: "name"}}),
+        Plot.text(names, {x: (n) => x.invert(n.x), y: (n) => y.invert(n.y), text: "name", textAnchor: "start", fill: "var(--ink)",
+          stroke: "var(--paper)", strokeWidth: 4, fontSize: small}),
       ],
-    }),
-    numbers: [["what", "group", "FLOP for a byte", "GFLOP/s", "of the memory roof"], points.map((p) => [
-      p.name, p.group, p.intensity, p.gflops,
-      teach.percent(p.gflops / Math.min(top, p.intensity * d3.min(bandwidths, (one) => one.gb_s))),
-    ])],
-    words: [0, 1],
-  });
+    });
+  };
+}
+
+part("roofline-chart", "roofline", ({peaks, bandwidths, points, size, problem}) => {
+  const all = d3.max(peaks, (peak) => peak.threads ?? 1);
+  const flats = peaks.map((p) => ({...p, threads: p.threads ?? 1, name: `${p.name} ${number(p.gflops)}${threadsText(p.threads ?? 1, all)}`}));
+  const slopes = bandwidths.map((b) => ({...b, level: b.name, speed: b.gb_s, threads: b.threads ?? 1,
+    name: `${b.name} ${number(b.gb_s)} GB/s${threadsText(b.threads ?? 1, all)}`}));
+  const roofs = `Roofs: ${[...flats, ...slopes].map((roof) => roof.name).join("; ")}.`;
+  const made = (title, see, shown, levels, axis, fill, symbol) => {
+    const counts = new Set(shown.map((p) => p.threads));
+    const memory = slopes.filter((roof) => roof.level === levels[0]);
+    const roof = (p) => Math.min(d3.max(flats, (f) => (f.threads === p.threads ? f.gflops : 0)) || flats.at(-1).gflops,
+      p.x * (memory.find((one) => one.threads === p.threads) ?? memory.at(-1)).speed);
+    return chart({
+      title, see,
+      text: `${roofs} Points: ${shown.map((p) => `${p.name} ${number(p.x)} FLOP for a byte, ${number(p.y)} GFLOP/s`).join("; ")}.`,
+      draw: drawing({flats: flats.filter((one) => counts.has(one.threads)),
+        slopes: slopes.filter((one) => levels.includes(one.level) && counts.has(one.threads)), points: shown, axis, fill, symbol}),
+      numbers: [["what", "threads", "FLOP for a byte", "GFLOP/s", `of the roof of ${levels[0]}`], shown.map((p) => [
+        p.name, p.threads, p.x, p.y, percent(p.y / roof(p))])],
+    });
+  };
+  const taken = (group, key) => points.filter((p) => p.group === group && p[key] != null)
+    .map((p) => ({name: p.name, threads: p.threads ?? 1, x: p[key], y: p.gflops}));
+  const ladder = {
+    intensity: () => made(`The ladder under its roofs${size ? `, ${size} × ${size} times ${size} × ${size}` : ""}`,
+      "A point on a roof is as fast as this machine allows. Far below all roofs, something else makes it wait: the latency of loads, or numbers multiplied one at a time.",
+      taken("ladder", "intensity"), ["memory"], "FLOP for each byte of memory", SERIES[5], "circle"),
+    l1: () => made("The same, by the bytes that enter the first-level cache",
+      "Blocking and packing move points to the right here: fewer bytes come into the first-level cache for the same work.",
+      taken("ladder", "l1"), ["L2", "L1", "L3", "memory"].filter((name) => slopes.some((roof) => roof.level === name)),
+      "FLOP for each byte into L1", SERIES[5], "circle"),
+  };
+  const place = el("div", {}, ladder.intensity());
+  const choice = points.some((p) => p.l1 != null) &&
+    menu("Bytes are counted", [["intensity", "at memory"], ["l1", "at the first-level cache"]], (key) => place.replaceChildren(ladder[key]()));
+  const lowerings = taken("lowering", "intensity");
+  return [
+    choice && el("div", {class: "controls"}, choice), place,
+    lowerings.length ? made(`Lowerings of one layer${problem ? `: ${problem}` : ""}`,
+      "FLOP are those of the plain loops, so that what multiplies less may rise above the roof. Lowerings that copy more stand further left.",
+      lowerings, ["memory"], "FLOP for each byte of memory", SERIES[0], "triangle") : null,
+  ];
 });
