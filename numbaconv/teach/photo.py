@@ -143,11 +143,8 @@ def _stretched(levels: NDArray[np.float64]) -> NDArray[np.float32]:
 
 def _on_white(image: Any) -> Any:
     """The picture in mode "RGB", on white paper where it is transparent."""
-    from PIL import Image, ImageCms
+    from PIL import Image
 
-    if image.mode == "LAB":
-        lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB")
     if "transparency" in image.info or image.mode in ("LA", "La", "PA", "RGBA", "RGBa"):
         image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

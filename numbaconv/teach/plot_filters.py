@@ -86,8 +86,7 @@ def write(figure: Any, path: Path) -> None:
 
 def shown(kernels: int, count: int) -> list[int]:
     """Which of so many kernels get their map drawn: `count`, spread evenly."""
-    count = min(kernels, count)
-    return [number * kernels // count for number in range(count)]
+    return [round(number) for number in np.linspace(0, kernels - 1, min(kernels, count))]
 
 
 def interior(p: ConvProblem) -> tuple[slice, slice]:
