@@ -174,6 +174,7 @@ FOUND = Roofline(
 )  # fmt: skip
 
 
+@pytest.mark.teach
 def test_dots_and_roofs_are_where_they_were_measured(tmp_path):
     pytest.importorskip("matplotlib")
     from numbaconv.teach.roofline_plot import figure_of, roofline_plot
@@ -189,6 +190,7 @@ def test_dots_and_roofs_are_where_they_were_measured(tmp_path):
     assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG\r\n")
 
 
+@pytest.mark.teach
 def test_without_a_ladder_there_is_one_panel():
     pytest.importorskip("matplotlib")
     from numbaconv.teach.roofline_plot import figure_of
@@ -197,6 +199,7 @@ def test_without_a_ladder_there_is_one_panel():
     assert len(figure_of(only).axes) == 1
 
 
+@pytest.mark.teach
 def test_labels_are_moved_apart_and_stay_inside():
     pytest.importorskip("matplotlib")
     from numbaconv.teach.roofline_plot import spread
@@ -207,6 +210,7 @@ def test_labels_are_moved_apart_and_stay_inside():
     assert spread([], 0.1) == []
 
 
+@pytest.mark.teach
 def test_the_command_shows_and_writes_everything(small, tmp_path):
     pytest.importorskip("matplotlib")
     arguments = ["--quick", "--size", "16", "--out", tmp_path / "a.png", "--json", tmp_path / "a.json", LAYER]
