@@ -286,7 +286,7 @@ def of_mode(mode: str):
             lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
             return ImageCms.profileToProfile(image, srgb, lab, outputMode="LAB"), coloured
         case "I" | "F":
-            return Image.fromarray(np.array([[-7, 13]]).astype("int32" if mode == "I" else "float32")), [
+            return Image.fromarray(np.array([[1000, 3000]]).astype("int32" if mode == "I" else "float32")), [
                 (0,) * 3, (255,) * 3
             ]  # fmt: skip
         case "I;16":
