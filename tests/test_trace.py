@@ -121,6 +121,24 @@ def test_a_walk_down_columns_by_hand(leading, near, far):
     assert ((of_a[:, 4] > 0).sum(), (of_a[:, 4] > 1).sum()) == (near, far)
 
 
+@pytest.mark.parametrize(
+    ("vector", "offset", "columns", "accesses", "lines"),
+    [(0, 0, 64, 128, 128), (64, 0, 64, 8, 8), (64, 16, 64, 8, 16), (64, 16, 56, 8, 14), (32, 16, 64, 16, 24)],
+)
+def test_vectors_along_a_row(vector, offset, columns, accesses, lines):
+    """64 bytes that do not begin with a line lie on two; the last vector of a row of 56 elements is half as long."""
+
+    def copy(a, out):
+        for j in range(a.shape[1]):
+            out[0, j] = a[0, j]
+
+    caches = Hierarchy([Level("L1", 32768, 8)])
+    a, out = whole(1, columns), np.empty((1, columns), np.float32)
+    counted = traffic(copy, a, out, hierarchy=caches, vector=vector, offset=offset)
+    assert (counted.accesses, counted["L1"].hits + counted["L1"].misses) == (accesses, lines)
+    assert (out == a).all()
+
+
 def test_a_convolution_in_four_axes():
     def conv(x, w, stride, out):
         for c in range(w.shape[0]):
@@ -143,7 +161,7 @@ def test_a_buffer_made_again_lies_where_it_lay():
             b[0, 0] = round
 
     assert len(record(again, (1, 1), 1, hierarchy=TOY).matrices) <= 3
-    with pytest.raises(CannotTrace, match="more than 64 different buffers; make them once"):
+    with pytest.raises(CannotTrace, match="more than 64 different matrices; make buffers once"):
         traffic(again, (1, 1), 99, hierarchy=TOY)
 
 

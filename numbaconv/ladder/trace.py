@@ -19,6 +19,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from types import FunctionType
 from typing import Any
 
@@ -44,6 +45,8 @@ def traffic(
     *operands: Any,
     hierarchy: Hierarchy | None = None,
     leading: Mapping[str, int] | None = None,
+    vector: int = 0,
+    offset: int = 0,
     **options: Any,
 ) -> Traffic:
     """Run `function`, and count what its accesses do to caches that begin empty.
@@ -59,6 +62,10 @@ def traffic(
         This machine's by default.
     leading : mapping of str to int, optional
         For matrices that lie inside wider ones, by parameter: elements from one row to the next.
+    vector : int
+        Bytes that walks along rows take at once, where the compiler makes vectors of them; 0 where it does not.
+    offset : int
+        Bytes from a page's beginning to each operand's. (NumPy's large arrays: 16.)
     **options
         Further arguments of `function`, by name.
 
@@ -74,7 +81,7 @@ def traffic(
     >>> print(counted["L1"].misses)  # doctest: +SKIP
     """
     simulation = Simulation(hierarchy)
-    _run(function, operands, options, leading or {}, simulation)
+    _run(function, operands, options, leading or {}, simulation, Book(vector), offset)
     return simulation.traffic
 
 
@@ -122,19 +129,20 @@ def record(
         Also where there are more than a million accesses.
     """
     simulation = Simulation(hierarchy, log=MOST_EVENTS)
-    followed, book = _run(function, operands, options, leading or {}, simulation)
+    book = Book()
+    followed = _run(function, operands, options, leading or {}, simulation, book)
     counted = simulation.traffic
     if counted.accesses > MOST_EVENTS:
         raise CannotTrace(
             f"{counted.accesses:,} accesses are more than can be recorded ({MOST_EVENTS:,}); "
             "record smaller matrices, or ask for their traffic"
         )
-    matrices = [_Place.of(name, one) for name, one in followed.items()]
-    names = _buffer_names(_python(function), len(book.buffers))
-    matrices += [_Place(name, *made) for name, made in zip(names, book.buffers, strict=True)]
+    names = [*followed, *_buffer_names(_python(function), len(book.matrices) - len(followed))]
+    strides = [one.strides[0] if one.data.ndim == 2 else None for one in followed.values()]
+    places = [_Place(name, *matrix, stride) for name, matrix, stride in zip_longest(names, book.matrices, strides)]
     return Recording(
-        tuple(Matrix(one.name, one.rows, one.columns) for one in matrices),
-        _events(simulation.log, matrices),
+        tuple(Matrix(one.name, one.rows, one.columns) for one in places),
+        _events(simulation.log, places),
         counted,
     )
 
@@ -142,7 +150,7 @@ def record(
 # ----------------------------------------------------------------------------------------------------- the run
 
 
-def _run(function, operands, options, leading, simulation) -> tuple[dict[str, Traced], Book]:
+def _run(function, operands, options, leading, simulation, book, offset=0) -> dict[str, Traced]:
     """Run it on traced operands, and return those by name."""
     code = _python(function)
     _refuse_unseen(code, set())
@@ -150,9 +158,8 @@ def _run(function, operands, options, leading, simulation) -> tuple[dict[str, Tr
     given = {**dict(zip(names, operands)), **options}
     if len(operands) > len(names) or set(given) - set(names):
         raise ShapeError(f"{code.__name__} takes {', '.join(names)}; got {len(operands)} operands and {list(options)}")
-    book = Book()
     handed = {
-        name: _traced(name, value, leading.get(name), simulation, book)
+        name: _traced(name, value, leading.get(name), simulation, book, offset)
         if isinstance(value, np.ndarray | tuple)
         else value
         for name, value in given.items()
@@ -164,7 +171,7 @@ def _run(function, operands, options, leading, simulation) -> tuple[dict[str, Tr
         _compiled(code)(**handed)
     except NumbaError as error:
         raise CannotTrace(f"{code.__name__} cannot be followed: {_reason(str(error))}") from error
-    return followed, book
+    return followed
 
 
 def _python(function) -> FunctionType:
@@ -177,20 +184,22 @@ def _python(function) -> FunctionType:
 _compiled = functools.lru_cache(maxsize=64)(compiled)
 
 
-def _traced(name, value, leading, simulation, book) -> Traced:
+def _traced(name, value, leading, simulation, book, offset) -> Traced:
     """A matrix at an address of its own."""
     if isinstance(value, tuple):
         value = np.random.default_rng(len(name)).integers(-3, 4, value).astype(np.float32)
     if not value.flags.c_contiguous or not value.flags.writeable or value.ndim == 0:
         raise ShapeError(f"{name} must be a writable, C-contiguous array; hand over np.ascontiguousarray({name})")
-    strides = value.strides
+    columns, strides = value.shape[-1], value.strides
     if leading is not None:
-        if value.ndim != 2 or leading < value.shape[1]:
+        if value.ndim != 2 or leading < columns:
             raise ShapeError(
                 f"leading of {name} must be at least the columns of a matrix; got {leading}, {value.shape}"
             )
         strides = leading * value.itemsize, value.itemsize
-    return Traced(value, book.reserve(strides[0] * value.shape[0]), strides, simulation, book)
+    nbytes = strides[0] * value.shape[0]
+    entry = book.enter(value.size // max(1, columns), columns, value.itemsize, nbytes, offset)
+    return Traced(value, entry, strides, simulation, book)
 
 
 # ------------------------------------------------------------------------------------ what cannot be followed
@@ -239,13 +248,6 @@ class _Place:
     size: int
     base: int
     stride: int | None = None
-
-    @classmethod
-    def of(cls, name: str, matrix: Traced) -> _Place:
-        columns = matrix.data.shape[-1]
-        rows = matrix.data.size // max(1, columns)
-        stride = matrix.strides[0] if matrix.data.ndim == 2 else None
-        return cls(name, rows, columns, matrix.data.itemsize, matrix.base, stride)
 
     def element(self, addresses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(rows, columns) of what lies at these addresses."""

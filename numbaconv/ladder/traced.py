@@ -53,51 +53,71 @@ class OutsideMatrix(NumbaconvError, IndexError):
 
 # ------------------------------------------------------------------------------------------ addresses, made up
 
-NEXT, COUNT, FIRST = range(3)
-POINTER, ROWS, COLUMNS, SIZE, BASE, ENTRY = range(6)
-BUFFERS = 64
-"""A run may make so many different buffers."""
+NEXT, VECTOR, COUNT, FIRST = range(4)
+POINTER, ROWS, COLUMNS, SIZE, BASE, READING, READ_LEFT, WRITING, WRITE_LEFT, ENTRY = range(10)
+MATRICES = 64
+"""A run may have so many matrices, those counted that the function makes."""
 
 
 class Book:
-    """Who lies where: gives out addresses, to matrices before the run and to buffers during it."""
+    """Who lies where: gives out addresses, to matrices before the run and to buffers during it.
 
-    def __init__(self):
-        self.state = np.zeros(FIRST + ENTRY * BUFFERS, np.int64)
-        self.state[NEXT] = PAGE
+    Parameters
+    ----------
+    vector : int
+        Bytes that a walk along a row takes at once; 0 where each element is an access of its own.
+    """
 
-    def reserve(self, nbytes: int) -> int:
-        """The address of so many bytes."""
-        return int(_reserve(self.state, nbytes))
+    def __init__(self, vector: int = 0):
+        self.state = np.zeros(FIRST + ENTRY * MATRICES, np.int64)
+        self.state[NEXT], self.state[VECTOR] = PAGE, vector
+
+    def enter(self, rows: int, columns: int, size: int, nbytes: int, offset: int) -> int:
+        """Give a matrix a place, `offset` bytes beyond a page's beginning; returns where the book has it."""
+        return int(_enter(self.state, 0, rows, columns, size, nbytes, offset))
 
     @property
-    def buffers(self) -> list[tuple[int, int, int, int]]:
-        """(rows, columns, bytes of an element, address) of the buffers that the function made."""
-        made = self.state[FIRST:].reshape(-1, ENTRY)[: self.state[COUNT], ROWS:]
+    def matrices(self) -> list[tuple[int, int, int, int]]:
+        """(rows, columns, bytes of an element, address) of all matrices, in the order of their making."""
+        made = self.state[FIRST:].reshape(-1, ENTRY)[: self.state[COUNT], ROWS : BASE + 1]
         return [(rows, columns, size, base) for rows, columns, size, base in made.tolist()]
 
 
 @compiled
-def _reserve(book, nbytes):
-    base = book[NEXT]
-    book[NEXT] = (base + nbytes + 2 * PAGE - 1) // PAGE * PAGE  # and a page between neighbours
-    return base
-
-
-@compiled
-def _address_of(book, pointer, rows, columns, size):
-    """Where a buffer lies: where the last one lay, if memory that was given back has been used again for it."""
-    for entry in range(FIRST, FIRST + ENTRY * book[COUNT], ENTRY):
-        if book[entry + POINTER] == pointer and book[entry + ROWS] == rows and book[entry + COLUMNS] == columns:
-            return book[entry + BASE]
-    if book[COUNT] == BUFFERS:
-        raise CannotTrace("the function makes more than 64 different buffers; make them once, before its loops")
+def _enter(book, pointer, rows, columns, size, nbytes, offset):
+    if book[COUNT] == MATRICES:
+        raise CannotTrace("the function has more than 64 different matrices; make buffers once, before its loops")
     entry = FIRST + ENTRY * book[COUNT]
     book[COUNT] += 1
     book[entry + POINTER], book[entry + ROWS], book[entry + COLUMNS] = pointer, rows, columns
-    book[entry + SIZE] = size
-    book[entry + BASE] = _reserve(book, rows * columns * size)
-    return book[entry + BASE]
+    book[entry + SIZE], book[entry + BASE] = size, book[NEXT] + offset
+    book[NEXT] = (book[NEXT] + offset + nbytes + 2 * PAGE - 1) // PAGE * PAGE  # and a page between neighbours
+    return entry
+
+
+@compiled
+def _entry_of(book, pointer, rows, columns, size):
+    """Where the book has a buffer: as the last one that lay there, if memory given back is used for it again."""
+    for entry in range(FIRST, FIRST + ENTRY * book[COUNT], ENTRY):
+        if book[entry + POINTER] == pointer and book[entry + ROWS] == rows and book[entry + COLUMNS] == columns:
+            return entry
+    return _enter(book, pointer, rows, columns, size, rows * columns * size, 0)
+
+
+@compiled
+def _access(counts, book, entry, address, size, left, write):
+    """Send an access on, unless the vector that began before it has brought it; `left` elements end its row."""
+    if book[VECTOR] == 0:
+        touch(counts, address, size, write)
+        return
+    run = entry + (WRITING if write else READING)
+    if book[run] == address and book[run + 1] > 0:
+        book[run + 1] -= size
+    else:
+        whole = min(book[VECTOR], left * size)
+        touch(counts, address, whole, write)
+        book[run + 1] = whole - size
+    book[run] = address + size
 
 
 # -------------------------------------------------------------------------------------------------- the new type
@@ -110,8 +130,8 @@ class Traced:
     ----------
     data : np.ndarray
         C-contiguous.
-    base : int
-        The address of its first element.
+    entry : int
+        Where the book has it.
     strides : tuple of int
         Bytes, by address, from one index to the next on each axis.
     simulation : caches.Simulation
@@ -119,8 +139,9 @@ class Traced:
         Whose states the compiled code writes to.
     """
 
-    def __init__(self, data, base, strides, simulation, book):
-        self.data, self.base, self.strides = data, base, strides
+    def __init__(self, data, entry, strides, simulation, book):
+        self.data, self.entry, self.strides = data, entry, strides
+        self.base = int(book.state[entry + BASE])
         self.simulation, self.book = simulation, book
         self.counts, self.places = simulation.state.ctypes.data, book.state.ctypes.data
 
@@ -143,7 +164,8 @@ class TracedType(types.Type):
     @property
     def members(self):
         strides = types.UniTuple(types.int64, self.array.ndim)
-        return [("data", self.array), ("base", types.int64), ("strides", strides), ("counts", STATE), ("places", STATE)]
+        numbers = [("entry", types.int64), ("base", types.int64), ("strides", strides)]
+        return [("data", self.array), *numbers, ("counts", STATE), ("places", STATE)]
 
 
 @typeof_impl.register(Traced)
@@ -157,7 +179,7 @@ class _TracedModel(models.StructModel):
         super().__init__(manager, traced, traced.members)
 
 
-for _member in ("data", "base", "strides", "counts", "places"):
+for _member in ("data", "entry", "base", "strides", "counts", "places"):
     make_attribute_wrapper(TracedType, _member, f"_{_member}")
 
 
@@ -196,7 +218,8 @@ def _read(matrix, index):
         size = _element(matrix, index)
 
         def read(matrix, index):
-            touch(matrix._counts, matrix._base + _offset(index, matrix._data.shape, matrix._strides), size, 0)
+            offset, left = _offset(index, matrix._data.shape, matrix._strides)
+            _access(matrix._counts, matrix._places, matrix._entry, matrix._base + offset, size, left, 0)
             return matrix._data[index]
 
         return read
@@ -208,7 +231,8 @@ def _write(matrix, index, value):
         size = _element(matrix, index)
 
         def write(matrix, index, value):
-            touch(matrix._counts, matrix._base + _offset(index, matrix._data.shape, matrix._strides), size, 1)
+            offset, left = _offset(index, matrix._data.shape, matrix._strides)
+            _access(matrix._counts, matrix._places, matrix._entry, matrix._base + offset, size, left, 1)
             matrix._data[index] = value
 
         return write
@@ -222,26 +246,26 @@ def _buffer(like, rows, columns):
 
         def traced_buffer(like, rows, columns):
             data = np.empty((rows, columns), dtype)
-            base = _address_of(like._places, data.ctypes.data, rows, columns, size)
-            return _another(like, data, base, (columns * size, size))
+            entry = _entry_of(like._places, data.ctypes.data, rows, columns, size)
+            return _another(like, data, entry, like._places[entry + BASE], (columns * size, size))
 
         return traced_buffer
 
 
 @intrinsic
-def _another(context, like, data, base, strides):
+def _another(context, like, data, entry, base, strides):
     """A matrix with data of its own, in the simulation of another."""
     made = TracedType(data)
 
     def build(context, builder, signature, arguments):
         old = cgutils.create_struct_proxy(signature.args[0])(context, builder, arguments[0])
         new = cgutils.create_struct_proxy(signature.return_type)(context, builder)
-        new.data, new.base, new.strides = arguments[1:]
+        new.data, new.entry, new.base, new.strides = arguments[1:]
         new.counts, new.places = old.counts, old.places
         context.nrt.incref(builder, signature.return_type, new._getvalue())
         return new._getvalue()
 
-    return made(like, data, base, strides), build
+    return made(like, data, entry, base, strides), build
 
 
 def _element(matrix, index):
@@ -254,18 +278,27 @@ def _element(matrix, index):
 
 
 def _offset(index, shape, strides):
-    """Bytes from the first element to the one at `index`."""
+    """(bytes from the first element to the one at `index`, elements from there to the end of its row)."""
 
 
 @overload(_offset)
 def _compiled_offset(index, shape, strides):
     if isinstance(index, types.Integer):
-        return lambda index, shape, strides: _within(index, shape[0]) * strides[0]
+        return lambda index, shape, strides: _offset((index,), shape, strides)
+
     if len(index) == 1:
-        return lambda index, shape, strides: _within(index[0], shape[0]) * strides[0]
-    return lambda index, shape, strides: (
-        _within(index[0], shape[0]) * strides[0] + _offset(index[1:], shape[1:], strides[1:])
-    )
+
+        def last(index, shape, strides):
+            place = _within(index[0], shape[0])
+            return place * strides[0], shape[0] - place
+
+        return last
+
+    def one_more(index, shape, strides):
+        beyond, left = _offset(index[1:], shape[1:], strides[1:])
+        return _within(index[0], shape[0]) * strides[0] + beyond, left
+
+    return one_more
 
 
 @compiled
