@@ -238,7 +238,7 @@ def test_the_command_writes_pictures_and_figures_and_goes_on(monkeypatch, tmp_pa
     assert "best: a x 4, 1.0 GFLOP/s" in result.output
     assert "c x 8: no tile of 8" in result.output
     assert (tmp_path / "new" / "sweep-made-up.png").read_bytes().startswith(b"\x89PNG\r\n")
-    rows = json.loads((tmp_path / "new" / "sweep.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "new" / "sweep-made-up.json").read_text())["rows"]
     assert rows[0]["best"] == {"x": 4, "y": "a"}
     world.made.clear()
     assert call("--what", "tile", "--out", tmp_path / "new", "--seconds", 1).exit_code == 0

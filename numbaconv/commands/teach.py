@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from numbaconv.teach.sweep.measuring import Tick
 __all__ = ["teach", "telling"]
 
 PAGE = "numbaconv-teach.html"
-
+NUMBERS = re.compile(r"[\d.]+")
 SAID_SECONDS = 5.0
 """Where no bar can be drawn, a line so often."""
 
@@ -162,9 +163,10 @@ def sweep(
         from numbaconv.teach.sweep.plot import heat_map
 
         for one in found:
-            heat_map(out / f"sweep-{one.grid.name}.png", one)
-            click.echo(f"written: {out / f'sweep-{one.grid.name}.png'}")
-        write_json(out / "sweep.json", num_threads or default_threads(), [one.as_json() for one in found])
+            picture = out / f"sweep-{one.grid.name}.png"
+            heat_map(picture, one)
+            write_json(picture.with_suffix(".json"), num_threads or 1, [one.as_json()])
+            click.echo(f"written: {picture}")
     if any(one.wrong for one in found):
         sys.exit(1)
 
@@ -195,13 +197,14 @@ def _at(place: sweeping.Place) -> str:
 
 
 def _reasons(cells: Iterable[sweeping.Cell]) -> Iterator[str]:
-    """Why there is no speed, the places of one reason together."""
-    by_reason: dict[str, list[str]] = {}
+    """Why there is no speed: the first of reasons that differ in their numbers only, and what else they hold for."""
+    alike: dict[str, list[sweeping.Cell]] = {}
     for cell in cells:
         if cell.reason is not None:
-            by_reason.setdefault(cell.reason, []).append(_at(cell.place))
-    for reason, places in by_reason.items():
-        yield f"{', '.join(places)}: {reason}"
+            alike.setdefault(NUMBERS.sub("", cell.reason), []).append(cell)
+    for first, *others in alike.values():
+        more = f" (likewise {', '.join(_at(cell.place) for cell in others)})" if others else ""
+        yield f"{_at(first.place)}: {first.reason}{more}"
 
 
 # ----------------------------------------------------------------------------------------------------- roofline

@@ -159,9 +159,8 @@ def _rows(handle: Handle) -> int:
 
 
 def _own_rows(p: ConvProblem, name: str, threads: int) -> int:
-    """Rows that stay in L2, as a plan counts them, or the whole image for who does not ask."""
-    way = "block" if "block" in make_lowering(name).parameters["batching"] else "image"
-    return _rows(plan(p, f"{name}:batching={way}", num_threads=threads))
+    """What a plan takes that is asked for nothing."""
+    return _rows(plan(p, name, num_threads=threads))
 
 
 def _predicted(p: ConvProblem, name: str, threads: int) -> float:

@@ -58,7 +58,7 @@ def figure_of(sweep: Sweep) -> Any:
     axes.set_title("\n".join(textwrap.wrap(sweep.grid.title, int(TITLE_LETTERS * size[0]))), fontsize=10)
     marks = [_mark(axes, sweep, *mark) for mark in _marks(sweep)]
     if marks:
-        figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+        figure.legend(handles=marks, loc="outside lower center", ncols=2, frameon=False, fontsize=9, handlelength=3)
     return figure
 
 
