@@ -525,7 +525,7 @@ def test_what_the_picture_has(rng, kernels, count, shape, cells):
     x = rng.random((1, kernels[1], *shape), dtype=np.float32)
     problem = ConvProblem.from_arrays(x, weights, padding="same")
     maps = rng.standard_normal(problem.output_shape[1:]).astype(np.float32)
-    figure = plot_filters.draw(problem, x, bank, maps, count, "a $title$ of mine")
+    figure = plot_filters.draw(problem, x, bank, maps, count, "photo_of_$5^^$.png")
     axes = [one for one in figure.axes if one.get_visible()]
     assert len(axes) == 2 + cells + 1  # input, kernels, maps, scale
     titles = [one.get_title() for one in axes]
