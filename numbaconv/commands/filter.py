@@ -23,7 +23,7 @@ from numbaconv.commands.parameters import (
     writable,
 )
 from numbaconv.padding import resolve_padding
-from numbaconv.teach.filters import BANKS, bank, pixels_for
+from numbaconv.teach.filters import bank, pixels_for
 from numbaconv.teach.photo import MissingLibrary, photograph_path, read_photograph
 from numbaconv.teach.plot_filters import draw, write
 from numbaconv.timing import time_call
@@ -55,10 +55,12 @@ def _padding(text: str) -> str | int | tuple[int, ...]:
 
 
 @click.command(
-    "filter", epilog=f"Banks: {', '.join(BANKS)}; or FILE.npy of shape (oc, kh, kw) or (oc, 1 or 3, kh, kw)."
+    "filter",
+    epilog="Banks: sobel, differences to the right and downwards; gabor, 96 patches of stripes in 8 orientations, 6 "
+    "wavelengths and 2 phases; blur, Gaussians and boxes; FILE.npy, an array (oc, kh, kw) or (oc, 1 or 3, kh, kw).",
 )
 @click.argument("photo", type=click.Path(path_type=Path), required=False)
-@click.option("--bank", "bank_name", metavar="BANK", default="sobel", show_default=True, help="The kernels.")
+@click.option("--bank", "bank_name", metavar="BANK", default="sobel", show_default=True, help="The kernels, see below.")
 @click.option(
     "--out", "out_file", type=Parsed("file", _out), metavar="FILE", required=True, help="The picture: .png, .svg, .pdf."
 )
