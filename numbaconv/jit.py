@@ -37,7 +37,16 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload
 
-__all__ = ["Native", "cache_directory", "compiled", "intrinsic", "native", "not_while_forking", "overload"]
+__all__ = [
+    "Native",
+    "cache_directory",
+    "compiled",
+    "intrinsic",
+    "machine_code",
+    "native",
+    "not_while_forking",
+    "overload",
+]
 
 PACKAGE = Path(__file__).resolve().parent
 FLAGS = {"nogil": True, "error_model": "numpy"}
@@ -223,11 +232,11 @@ class Native:
                     self._code = self._compile()
         return self._code
 
-    def _compile(self) -> CFunc:
+    def _compile(self, cached: bool = True) -> CFunc:
         count = len(inspect.signature(self.function).parameters)
         signature = types.void(*[types.int64] * count)
         code = CFunc(self.function, (signature.args, signature.return_type), {}, {"error_model": "numpy"})
-        if _cacheable(self.function):
+        if cached and _cacheable(self.function):
             code._cache = _Cache(self.function)
         code.compile()
         return code
@@ -244,3 +253,17 @@ class Native:
 def native(function) -> Native:
     """Make `function`, all of whose arguments are int64, a ``Native``: addressable from jitted code."""
     return Native(function)
+
+
+def machine_code(function, *arguments) -> str:
+    """The assembly of a jitted function for such arguments, or of a ``Native``.
+
+    Compiled anew, since code from the cache has no text.
+    """
+    with not_while_forking:
+        if isinstance(function, Native):
+            return function._compile(cached=False)._library.get_asm_str()
+        pipeline = function._compiler.pipeline_class
+        fresh = type(function)(function.py_func, targetoptions=function.targetoptions, pipeline_class=pipeline)
+        fresh.get_call_template([numba.typeof(argument) for argument in arguments], {})  # knows what may be left out
+        return fresh.inspect_asm(fresh.signatures[0])

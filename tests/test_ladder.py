@@ -17,8 +17,7 @@ GEMMS = [one for one in steps("cpu") if LADDERS["cpu"] == "gemm"]
 
 def edges() -> list[tuple[int, int, int]]:
     """(m, n, k): single rows, columns and products, nothing at all, primes, and one around every block and tile."""
-    registers, vector = step("register-tile").kernel, step("vector").kernel
-    tiles = {(f.py_func.__globals__["MR"], f.py_func.__globals__["NR"]) for f in (registers, vector)}
+    tiles = {(one.module.MR, one.module.NR) for one in (step("register-tile"), step("vector"))}
     around = [(size + d, width - d, 3) for size, width in tiles for d in (-1, 0, 1)]
     blocks = step("vector").module
     return [

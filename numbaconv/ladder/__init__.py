@@ -4,6 +4,8 @@ Every step is a file of this folder, and nothing else: ``cpu3_blocked.py`` is th
 docstring compares it with the step before; its function has the same signature and the same names as all others.
 """
 
+from numbaconv.ladder.assembly import assembly
+from numbaconv.ladder.check import check
 from numbaconv.ladder.step import LADDERS, Step, step, steps
 
-__all__ = ["LADDERS", "Step", "step", "steps"]
+__all__ = ["LADDERS", "Step", "assembly", "check", "step", "steps"]

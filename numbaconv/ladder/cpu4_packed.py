@@ -56,8 +56,9 @@ def micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_c
 @compiled
 def gemm(a, b, out, mc=MC, kc=KC, nc=NC, mr=MR, nr=NR):
     m, n, k = sizes(a, b, out)
-    nr = min(nr, nc)
-    a_pack, b_pack = buffer(a, -(-mc // mr) * kc, mr), buffer(b, -(-nc // nr) * kc, nr)
+    nr = max(1, min(nr, nc, n))
+    a_pack = buffer(a, -(-min(mc, m) // mr) * min(kc, k), mr)
+    b_pack = buffer(b, -(-min(nc, n) // nr) * min(kc, k), nr)
     for i in range(m):
         for j in range(n):
             out[i, j] = 0
@@ -75,6 +76,3 @@ def gemm(a, b, out, mc=MC, kc=KC, nc=NC, mr=MR, nr=NR):
                         mr_cur, nr_cur = min(mr, mc_cur - ir), min(nr, nc_cur - jr)
                         micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, ic + ir, jc + jr, mr_cur, nr_cur)
     return out
-
-
-kernel = micro_tile

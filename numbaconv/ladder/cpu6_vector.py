@@ -99,7 +99,8 @@ def micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_c
 @compiled
 def gemm(a, b, out, mc=MC, kc=KC, nc=NC):
     m, n, k = sizes(a, b, out)
-    a_pack, b_pack = buffer(a, -(-mc // MR) * kc, MR), buffer(b, -(-nc // NR) * kc, NR)
+    a_pack = buffer(a, -(-min(mc, m) // MR) * min(kc, k), MR)
+    b_pack = buffer(b, -(-min(nc, n) // NR) * min(kc, k), NR)
     for i in range(m):
         for j in range(n):
             out[i, j] = 0
@@ -117,6 +118,3 @@ def gemm(a, b, out, mc=MC, kc=KC, nc=NC):
                         mr_cur, nr_cur = min(MR, mc_cur - ir), min(NR, nc_cur - jr)
                         micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, ic + ir, jc + jr, mr_cur, nr_cur)
     return out
-
-
-kernel = micro_tile
