@@ -20,6 +20,7 @@ from numba import types
 
 from numbaconv.devices.emulated_memory import EPOCH, SYNCS, WARP, EmulationError, Memory, SharedMemory, int32, within
 from numbaconv.devices.intrinsics import cuda
+from numbaconv.devices.watching import Watch, watch
 from numbaconv.jit_cuda import Function, rebound, word_of
 
 __all__ = ["EmulationError", "Memory", "launch"]
@@ -63,7 +64,8 @@ class Thread:
 class Block:
     """What ``numba.cuda`` is to the kernel: one block of threads, of which `current` runs."""
 
-    def __init__(self, index, grid, size, rng):
+    def __init__(self, index, grid, size, rng, watch: Watch | None = None):
+        self.watch = watch
         self.blockIdx, self.gridDim, self.blockDim, self.rng = index, grid, size, rng
         self.shared = SimpleNamespace(array=self._shared_array)
         self.local = SimpleNamespace(array=self._local_array)
@@ -101,7 +103,8 @@ class Block:
                 raise EmulationError(f"{used} bytes of shared memory, more than {SHARED_BYTES}")
             # An array that does not ask for it is aligned to its elements only.
             base = (alignment or 0) // values.itemsize % (16 // values.itemsize) if alignment else 1
-            self.arrays.append(SharedMemory(f"shared array {number}", values, base, self))
+            memory = SharedMemory(f"shared array {number}", values, base, self)
+            self.arrays.append(self.watch.of(memory) if self.watch else memory)
         return self.arrays[number]
 
     def _local_array(self, shape, dtype, alignment=None):
@@ -141,6 +144,8 @@ class Block:
     def run(self, kernel, arguments):
         from greenlet import greenlet
 
+        if self.watch:
+            self.watch.block = self
         function = rebound(kernel, self.word)
         for thread in self.threads:
             thread.greenlet = greenlet(function)
@@ -223,9 +228,13 @@ def launch(kernel, grid: tuple[int, ...], block: int, *arguments, seed: int = 0)
     """
     rng = random.Random(seed)
     taken = [_argument(number, value) for number, value in enumerate(arguments)]
+    watching = watch()
+    if watching:
+        taken = [watching.of(value) if isinstance(value, Memory) else value for value in taken]
     extent = axes(*grid)
-    for z, y, x in itertools.product(range(extent.z), range(extent.y), range(extent.x)):
-        Block(axes(x, y, z), extent, axes(block), rng).run(kernel, taken)
+    places = itertools.product(range(extent.z), range(extent.y), range(extent.x))
+    for z, y, x in itertools.islice(places, watching.blocks if watching else None):
+        Block(axes(x, y, z), extent, axes(block), rng, watching).run(kernel, taken)
 
 
 def _argument(number: int, value):
