@@ -12,10 +12,10 @@ to the rectangle of the output that it reaches.
 
 Compared with the step before: no patch is ever written, not even a block of them, because GEMM reads the pixels of a
 rectangle where they lie (a matrix whose columns have two steps: to the next pixel, and to the next row). Taps that lie
-in the padding are not multiplied: 2 % fewer multiply-adds. But it is no faster, and with few channels up to a fifth
+in the padding are not multiplied: 2 % fewer multiply-adds. But it is no faster, and with few channels up to a quarter
 slower: k, the depth of a product, is ic instead of ic·kh·kw, so the output is read and written kh·kw times, 14.5 MB
-instead of 0.8 (64 channels, 3x3, 56 x 56). From 256 channels on the two are about equal. What it buys is memory: it
-takes none.
+instead of 0.8 (64 channels, 3x3, 56 x 56). From 256 channels on it is within a tenth. What it buys is memory: it takes
+none.
 
 Paper: Anderson, Vasudevan, Keane, Gregg, "Low-memory GEMM-based convolution algorithms for deep neural networks",
 arXiv 1709.03395 (2017); there the whole image is shifted and what wraps around its edges is undone ("hole punching").

@@ -12,7 +12,7 @@ each channel; transformed, 16 suffice, one for each of the 16 numbers of a tile.
 
 Compared with the step before: 51.4 million multiply-adds instead of 115.6 (64 channels, 3x3, 56 x 56), because 16 stand
 for 36. The transforms only add and subtract, and need nothing of each other's channels, so they are few: 32 + 24
-additions a tile and channel. That gains not 2.25 times, but a tenth to a third here: v and m are four times the input
+additions a tile and channel. That gains not 2.25 times, but a tenth to two fifths: v and m are four times the input
 and four times the output, 6.4 MB, written and read again, and the transforms run for so many bytes. For one small image
 with many channels it gains least: u is 16/9 of the weights, transformed in every call.
 
