@@ -205,7 +205,8 @@ def test_labels_are_moved_apart_and_stay_inside():
     from numbaconv.teach.roofline_plot import spread
 
     assert spread([0.1, 0.5, 0.9], 0.05) == [0.1, 0.5, 0.9]
-    assert spread([0.5, 0.5, 0.52], 0.1) == pytest.approx([0.5, 0.6, 0.7])
+    assert spread([0.5, 0.5, 0.5], 0.1) == pytest.approx([0.4, 0.5, 0.6])
+    assert spread([0.1, 0.5, 0.52], 0.1) == pytest.approx([0.1, 0.46, 0.56])
     assert spread([0.97, 0.98, 0.99], 0.1) == pytest.approx([0.8, 0.9, 1.0])
     assert spread([], 0.1) == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic
@@ -20,7 +20,6 @@ from numbaconv.teach import page
 from numbaconv.teach import roofline as roofs
 from numbaconv.teach import sweep as sweeping
 from numbaconv.teach.document import build
-from numbaconv.teach.sweep.measuring import Tick
 
 __all__ = ["teach", "telling"]
 
@@ -61,7 +60,7 @@ def teach(ctx: click.Context, out: Path | None, quick: bool, data: Path | None, 
 
 
 @contextmanager
-def telling(title: str, total: int) -> Iterator[Tick]:
+def telling(title: str, total: int) -> Iterator[Callable[[str], None]]:
     """A progress bar; where stderr is no terminal, a line now and then. The block calls what it gets with words."""
     done, said = 0, monotonic()
     with progress(title, total) as step:

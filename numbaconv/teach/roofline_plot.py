@@ -68,19 +68,22 @@ def _roofs(axes: Any, found: Roofline, dots: Sequence[Dot]) -> None:
     """The measured ceilings over the range of the dots."""
     from matplotlib.ticker import FuncFormatter
 
+    counts = {dot.threads for dot in dots}
+    flats = [peak for peak in found.peaks if peak.threads in counts]
+    slopes = [line for line in found.bandwidths if line.threads in counts]
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    top = max(peak.gflops for peak in found.peaks)
-    ridge = top / min(line.gb_s for line in found.bandwidths)
+    top = max(peak.gflops for peak in flats)
+    ridge = top / min(line.gb_s for line in slopes)
     low = min([ridge, *(dot.intensity for dot in dots)]) / ROOM
     high = max([ridge, *(dot.intensity for dot in dots)]) * ROOM
     axes.set_xlim(low, high)
     slowest = min(dot.gflops for dot in dots)
-    axes.set_ylim(min(slowest, *(peak.gflops for peak in found.peaks)) / 2, max(top, *(d.gflops for d in dots)) * 2)
-    for line in found.bandwidths:
-        peak = max(p.gflops for p in found.peaks if p.threads == line.threads)
+    axes.set_ylim(min(slowest, *(peak.gflops for peak in flats)) / 2, max(top, *(d.gflops for d in dots)) * 2)
+    for line in slopes:
+        peak = max(p.gflops for p in flats if p.threads == line.threads)
         _slope(axes, line, peak, low)
-    for flat in found.peaks:
+    for flat in flats:
         axes.plot([low, high], [flat.gflops] * 2, color=PEAK, linewidth=1.3, dashes=_dashes(flat.threads), zorder=1)
         words = f"{flat.name}, {flat.threads} thread{'s' * (flat.threads > 1)}: {flat.gflops:.0f} GFLOP/s"
         axes.annotate(
@@ -144,12 +147,17 @@ def _height(axes: Any, gflops: float) -> float:
 
 
 def spread(heights: Sequence[float], gap: float) -> list[float]:
-    """Rising heights moved apart until `gap` lies between any two, within 0 to 1 if they fit, and no farther."""
-    found: list[float] = []
-    for height in heights:
-        found.append(max(height, found[-1] + gap) if found else height)
-    limit = max(1.0, gap * (len(found) - 1))
-    for number in reversed(range(len(found))):
-        found[number] = min(found[number], limit)
-        limit = found[number] - gap
-    return found
+    """Rising heights moved as little as possible (in squares), so that `gap` lies between any two; within 0 to 1.
+
+    Less as many gaps as there are below them, heights need only not fall: neighbours that would are put at their mean.
+    """
+    runs: list[tuple[float, int]] = []  # (mean, how many)
+    for number, height in enumerate(heights):
+        mean, count = height - number * gap, 1
+        while runs and runs[-1][0] > mean:
+            before, many = runs.pop()
+            mean, count = (before * many + mean * count) / (many + count), many + count
+        runs.append((mean, count))
+    room = 1 - gap * (len(heights) - 1)
+    means = [min(max(mean, 0.0), max(room, 0.0)) for mean, count in runs for _ in range(count)]
+    return [mean + number * gap for number, mean in enumerate(means)]
