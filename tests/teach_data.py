@@ -144,17 +144,18 @@ def roofline() -> dict[str, Any]:
 
 def device() -> dict[str, Any]:
     def picture(number: int) -> dict[str, Any]:
-        warp = [[0, lane if number == 1 else 0, load, lane, load] for lane in range(32) for load in range(2)]
-        return {"matrices": [{"name": "a", "rows": 32, "columns": 8}, {"name": "b", "rows": 8, "columns": 32}],
-                "warp": [*warp, *([1, 0, lane, lane, 2] for lane in range(32))]}  # fmt: skip
+        side = 32 if number < 4 else 128
+        warp = [[0, lane if number == 1 else 0, load, lane, load] for load in range(2) for lane in range(32)]
+        matrices = [{"name": name, "rows": side, "columns": side} for name in "ABC"]
+        return {"matrices": matrices, "warp": [*warp, *([2, 0, lane, lane, 2] for lane in range(32))]}
 
     names = ("naive", "coalesced", "shared", "register-tile", "async", "production")
     steps = [
         {**step(i, name), "picture": picture(i), "global_loads": 4096 // i, "shared_loads": 1000 * (i > 2),
-         "transactions": 9000 // i, "macs": 32768, "bytes_per_mac": 8.0 / i}
+         "transactions": 9000 // i, "macs": 32768, "bytes_per_mac": 8.0 / i, "sectors": {"a": 32, "b": 4, "c": 4}}
         for i, name in enumerate(names, start=1)
     ]  # fmt: skip
-    return {"m": 64, "n": 64, "k": 64, "steps": steps}
+    return {"m": 64, "n": 64, "k": 64, "reason": None, "steps": steps}
 
 
 def problem(kernel: int, stride: int, channels: int, size: int) -> ConvProblem:
@@ -171,11 +172,17 @@ def lowering_bytes(chosen: ConvProblem) -> dict[str, int | None]:
 def memory() -> dict[str, Any]:
     def table(place: tuple[int, ...], axes: list[list[int]]) -> Any:
         if not axes:
-            return list(lowering_bytes(problem(*place)).values())
-        return [table((*place, value), axes[1:]) for value in axes[0]]
+            return lowering_bytes(problem(*place))
+        return {value: table((*place, value), axes[1:]) for value in axes[0]}
 
-    reasons = [[[f"invented: {name}" for name in LOWERINGS] for _ in AXES["stride"]] for _ in AXES["kernel"]]
-    return {"axes": AXES, "lowerings": list(LOWERINGS), "bytes": table((), list(AXES.values())), "refusals": reasons}
+    def refused(part: dict[Any, Any]) -> dict[Any, Any]:
+        return {
+            key: refused(value) if isinstance(value, dict) else 0 for key, value in part.items() if value is not None
+        }
+
+    found = table((), list(AXES.values()))
+    return {"axes": AXES, "lowerings": list(LOWERINGS), "bytes": found, "refusals": refused(found),
+            "reasons": ["an invented reason"]}  # fmt: skip
 
 
 def strides(title: str) -> dict[str, Any]:
@@ -189,15 +196,19 @@ def strides(title: str) -> dict[str, Any]:
 
 def convolution() -> dict[str, Any]:
     names = ("loops", "im2col", "implicit", "kn2row-aa", "direct", "winograd")
+    other = {
+        "descriptor": "mb1ic8ih28oc8kh5ph2",
+        "layer": "Another layer",
+        "seconds": 1e-3,
+        "gflops": 50.0,
+        "lowering_bytes": 10,
+        "production": {"name": "direct", "seconds": 1e-3, "gflops": 9.0, "lowering_bytes": 0},
+    }
     steps = [
-        {**step(i, name), "seconds": 0.02 / i, "gflops": 10.0 * i, "lowering_bytes": 1000 * i, "descriptor": layer,
-         "layer": f"Invented layer {layer}", "macs": 1000, "reason": None,
-         "production": {"name": "direct", "seconds": 1e-3, "gflops": 99.0, "lowering_bytes": 0}}
-        for layer in ("mb1ic64ih28oc64kh3ph1", "mb1ic8ih28oc8kh5ph2")
+        {**step(i, name), **other, "descriptor": "mb1ic64ih28oc64kh3ph1", "layer": "Invented layer",
+         "seconds": 0.02 / i, "gflops": 10.0 * i, "lowering_bytes": 1000 * i, "others": [other]}
         for i, name in enumerate(names, start=1)
     ]  # fmt: skip
-    nothing = {"seconds": None, "gflops": None, "lowering_bytes": None}
-    steps[-1] |= {**nothing, "reason": "kernels of 3 x 3 only", "production": {"name": "winograd-f2", **nothing}}
     kernels, sides = [3, 5, 7, 9], [1, 2]
     cells = [
         {"kernel": k, "stride": s, "descriptor": f"kh{k}sh{s}", "gemm": "direct", "gemm_seconds": 1e-4 * k * k / s**2,

@@ -52,7 +52,7 @@ def teach(ctx: click.Context, out: Path | None, quick: bool, data: Path | None, 
     else:
         found = page.write(out, quick, telling, json_file, versions())
         for name, section in found["sections"].items():
-            if isinstance(section, dict) and "reason" in section:
+            if isinstance(section, dict) and section.get("reason"):
                 click.echo(f"not measured: {name}: {section['reason']}")
         if json_file is not None:
             click.echo(f"written: {json_file}")

@@ -125,10 +125,27 @@ function tabs(label, names, show) {
   return [list, panel];
 }
 
-/** Text of a docstring: paragraphs, and ``words`` as code. */
-const prose = (text) => text.split(/\n\s*\n/).filter(Boolean).map((paragraph) =>
-  el("p", {}, paragraph.split(/(``[^`]+``|`[^`]+`)/).map((part) =>
-    part.startsWith("`") ? el("code", {}, part.replaceAll("`", "")) : part.replace(/\s+/g, " "))));
+/** Words of a docstring: ``these`` are code, and how a step begins its comparison stands out. */
+const words = (text) => text.split(/(``[^`]+``|`[^`]+`|\B\*[^\s*]+\*\B|^Compared with the step before:)/).map((part) => {
+  if (part.startsWith("`")) return el("code", {}, part.replaceAll("`", ""));
+  if (/^\*\S+\*$/.test(part)) return el("em", {}, part.slice(1, -1));
+  return part.startsWith("Compared with") ? el("strong", {}, part) : part.replace(/\s+/g, " ");
+});
+
+/** Text of a docstring: paragraphs, lists, and drawings, which are indented or have a frame of signs. */
+function prose(text) {
+  const blocks = [];
+  for (const block of text.replace(/::(?=\n\s*\n)/g, ":").split(/\n[^\S\n]*\n/)) {
+    const drawn = block.split("\n").every((line) => /^\s{2}/.test(line)) || /={4}/.test(block);
+    if (drawn && blocks.at(-1)?.drawn) blocks.at(-1).text += `\n\n${block}`;
+    else blocks.push({drawn, text: block});
+  }
+  return el("div", {class: "idea"}, blocks.map(({drawn, text: block}) => {
+    if (drawn) return el("pre", {tabindex: "0", role: "img", "aria-label": "A drawing in letters, explained by the text around it"}, block);
+    if (/^[*-] /.test(block)) return el("ul", {}, block.split(/\n(?=[*-] )/).map((item) => el("li", {}, words(item.slice(2)))));
+    return el("p", {}, words(block));
+  }));
+}
 
 /** A copy of a template in the page, or nothing. */
 function note(id) {
@@ -140,7 +157,7 @@ function note(id) {
 function part(id, section, draw) {
   const place = document.getElementById(id);
   const found = data.sections[section];
-  if (found == null || found.reason) {
+  if (found == null || (found.reason && Object.keys(found).length === 1)) {
     const reason = found?.reason ?? "this file of data does not have it";
     place.replaceChildren(el("p", {class: "notice"}, el("strong", {}, "Not measured here: "), reason));
     return;

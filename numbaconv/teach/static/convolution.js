@@ -1,6 +1,6 @@
 // Section 8: the founding example, strides, the ladder of convolutions, and Fourier transforms against GEMM.
 
-const {part, el, number, seconds, bytes, times, percent, table, details, chart, bars, series, lines, style, below, stepTabs, figures} = teach;
+const {part, el, number, seconds, bytes, times, table, details, chart, bars, series, lines, style, below, stepTabs, figures} = teach;
 
 part("blog", "convolution", ({blog: {m, k, n, macs, steps, measured}}) => [
   el("p", {}, `A layer of the size that Warden’s article multiplies: ${m} × ${number(k)} times ${number(k)} × ${n}.`),
@@ -30,38 +30,30 @@ part("stride", "convolution", ({stride: {rule, small, layer}}) => {
 
 const label = (step) => `${step.number} ${step.name}`;
 
-const ladderChart = ([descriptor, steps]) => {
-  const ran = steps.filter((step) => step.seconds != null);
-  return chart({
-    title: steps[0].layer ?? descriptor,
-    see: "Speed counts the multiply-adds of the plain loops for everybody: what needs fewer seems faster than it multiplies. " +
-      "In brackets: memory for what is lowered.",
-    text: ran.map((step) => `${step.name}: ${number(step.gflops)} GFLOP/s with ${bytes(step.lowering_bytes)}`).join("; "),
-    draw: (width) => bars(ran, {width, x: "gflops", y: label, label: "GFLOP/s →", fill: "var(--s7)",
-      text: (step) => (width < 500 ? number(step.gflops) : `${number(step.gflops)}  (${bytes(step.lowering_bytes)})`)}),
-    numbers: [["step", "time", "GFLOP/s", "lowered", "grew into", "its GFLOP/s", "lowered there"], steps.map((step) => [
-      label(step), step.reason ?? seconds(step.seconds), step.gflops, bytes(step.lowering_bytes),
-      step.production?.name, step.production?.gflops, bytes(step.production?.lowering_bytes)])],
-  });
-};
-
-part("conv-ladder", "convolution", ({ladder}) =>
-  el("div", {class: "columns two"}, d3.groups(ladder, (step) => step.descriptor).map(ladderChart)));
-
-part("conv-steps", "convolution", ({ladder}) => {
-  const steps = d3.groups(ladder, (step) => step.descriptor)[0][1];
-  return stepTabs("conv", "Steps of the convolution ladder", steps, (step, i) => {
-    if (step.seconds == null) return el("p", {class: "notice"}, step.reason);
-    const before = steps[i - 1]?.seconds;
-    return figures([
-      ["time", seconds(step.seconds)],
-      ["speed", number(step.gflops), "GFLOP/s"],
-      before ? ["against the step before", times(before / step.seconds)] : null,
-      ["lowered", bytes(step.lowering_bytes)],
-      step.production?.gflops ? [`in the library: ${step.production.name}`, number(step.production.gflops), "GFLOP/s"] : null,
-    ].filter(Boolean));
-  });
+const ladderChart = (steps) => chart({
+  title: `${steps[0].layer}, one thread`,
+  see: "Speed counts the multiply-adds of the plain loops for everybody: what needs fewer seems faster than it multiplies. " +
+    "In brackets: memory for what is lowered.",
+  text: steps.map((step) => `${step.name}: ${number(step.gflops)} GFLOP/s with ${bytes(step.lowering_bytes)}`).join("; "),
+  draw: (width) => bars(steps, {width, x: "gflops", y: label, label: "GFLOP/s →", fill: "var(--s7)",
+    text: (step) => (width < 500 ? number(step.gflops) : `${number(step.gflops)}  (${bytes(step.lowering_bytes)})`)}),
+  numbers: [["step", "time", "GFLOP/s", "lowered", "grew into", "its GFLOP/s", "lowered there"], steps.map((step) => [
+    label(step), seconds(step.seconds), step.gflops, bytes(step.lowering_bytes),
+    step.production?.name, step.production?.gflops, bytes(step.production?.lowering_bytes)])],
 });
+
+part("conv-ladder", "convolution", ({ladder}) => {
+  const others = d3.range(ladder[0].others?.length ?? 0).map((i) => ladder.map((step) => ({...step, ...step.others[i]})));
+  return el("div", {class: others.length ? "columns two" : ""}, [ladder, ...others].map(ladderChart));
+});
+
+part("conv-steps", "convolution", ({ladder}) => stepTabs("conv", "Steps of the convolution ladder", ladder, (step, i) => figures([
+  ["time", seconds(step.seconds)],
+  ["speed", number(step.gflops), "GFLOP/s"],
+  i ? ["against the step before", times(ladder[i - 1].seconds / step.seconds)] : null,
+  ["lowered", bytes(step.lowering_bytes)],
+  [`in the library: ${step.production.name}`, number(step.production.gflops), "GFLOP/s"],
+].filter(Boolean))));
 
 // -------------------------------------------------------------------------------------------------------- Fourier
 

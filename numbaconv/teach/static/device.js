@@ -2,66 +2,82 @@
 
 const {part, el, number, chart, bars, slider, scroller, stepTabs, figures} = teach;
 
-part("device-chart", "device", ({m, n, k, steps}) => chart({
+const label = (step) => `${step.number} ${step.name}`;
+const notice = (reason) => el("p", {class: "notice"}, el("strong", {}, "Not measured here: "), reason);
+
+part("device-chart", "device", ({m, n, k, steps, reason}) => (reason ? notice(reason) : chart({
   title: `Bytes of global memory for each multiply-add, ${m} × ${k} times ${k} × ${n}`,
-  see: "Each step asks memory for less; the arithmetic is the same in all of them.",
+  see: "Each step asks memory for less; the multiply-adds are the same in all of them.",
   text: steps.map((step) => `${step.name}: ${number(step.bytes_per_mac)}`).join(", "),
-  draw: (width) => bars(steps, {
-    width, x: "bytes_per_mac", y: (step) => `${step.number} ${step.name}`, text: (step) => number(step.bytes_per_mac),
-    label: "bytes →", fill: "var(--s4)",
-  }),
-  numbers: [["step", "bytes for a multiply-add", "loads from global memory", "loads from shared memory", "transactions"], steps.map((step) => [
-    `${step.number} ${step.name}`, step.bytes_per_mac, step.global_loads, step.shared_loads, step.transactions])],
-}));
+  draw: (width) => bars(steps, {width, x: "bytes_per_mac", y: label, text: (step) => number(step.bytes_per_mac),
+    label: "bytes →", fill: "var(--s4)"}),
+  numbers: [["step, its first block", "multiply-adds", "loads from global memory", "32-byte sectors they take", "bytes a multiply-add", "loads from shared memory"],
+    steps.map((step) => [label(step), step.macs, step.global_loads, step.transactions, step.bytes_per_mac, step.shared_loads])],
+})));
 
-const SIDE = 15;
+const LARGE = 16;
 
-/** The matrices, with the number of the lane that reads each element at one load of the warp. */
-function picture({matrices, warp}, name) {
-  const loads = [...new Set(warp.map((access) => access[4]))].sort(d3.ascending);
-  const said = el("p", {class: "status", role: "status"});
-  const boxes = matrices.map(({rows, columns}, matrix) => {
-    const svg = el("svg:svg", {class: "matrix", viewBox: `-1 -20 ${columns * SIDE + 2} ${rows * SIDE + 22}`, width: columns * SIDE + 2, style: "max-width: none; margin: 0", "aria-hidden": "true"},
-      el("svg:text", {class: "title", x: 0, y: -6}, matrices[matrix].name));
-    const cells = d3.range(rows * columns).map((at) => {
-      const [x, y] = [(at % columns) * SIDE, Math.floor(at / columns) * SIDE];
-      const box = el("svg:rect", {x, y, width: SIDE, height: SIDE});
-      const word = el("svg:text", {x: x + SIDE / 2, y: y + SIDE / 2, style: "font-size: 9px", class: "lit"});
-      svg.append(box, word);
-      return {box, word};
-    });
-    return {svg, cells, columns};
-  });
-  const show = (load) => {
-    for (const {cells} of boxes) for (const {box, word} of cells) { box.removeAttribute("class"); word.textContent = ""; }
-    const now = warp.filter((access) => access[4] === load);
-    for (const [matrix, row, column, lane] of now) {
-      const cell = boxes[matrix].cells[row * boxes[matrix].columns + column];
-      if (!cell) continue;
-      cell.box.setAttribute("class", "lit");
-      cell.word.textContent = cell.word.textContent ? "∗" : lane;
-    }
-    const touched = d3.groups(now, (access) => access[0]).map(([matrix, all]) => {
-      const rows = new Set(all.map((access) => access[1])).size;
-      const elements = new Set(all.map((access) => `${access[1]},${access[2]}`)).size;
-      return `${elements} element${elements > 1 ? "s" : ""} of ${matrices[matrix].name} in ${rows} row${rows > 1 ? "s" : ""}`;
-    });
-    const lanes = new Set(now.map((access) => access[3])).size;
-    said.textContent = `Load ${load}: ${lanes} lanes ask for ${touched.join(" and ")}.`;
-  };
-  show(loads[0]);
-  return el("figure", {},
-    el("figcaption", {}, el("strong", {}, "What one warp loads together"),
-      el("span", {}, "The numbers are lanes; ∗ is an element that several lanes ask for. Side by side is cheap, one below the other is dear.")),
-    loads.length > 1 && el("div", {class: "controls"}, slider("Load:", loads, loads[0], show)), said,
-    scroller(`Loads of a warp, ${name}`, el("div", {class: "side-by-side"}, boxes.map(({svg}) => svg))));
+/** A matrix with the lanes that touch its elements; large ones have no room for the lanes' numbers. */
+function sheet({name, rows, columns}) {
+  const side = Math.max(rows, columns) <= 32 ? LARGE : 5;
+  const svg = el("svg:svg", {class: "matrix", viewBox: `-1 -20 ${columns * side + 2} ${rows * side + 22}`, width: columns * side + 2, "aria-hidden": "true"});
+  const grid = [
+    ...d3.range(rows + 1).map((i) => `M0 ${i * side}H${columns * side}`),
+    ...d3.range(columns + 1).map((j) => `M${j * side} 0V${rows * side}`),
+  ].join("");
+  const touched = el("svg:g");
+  svg.append(el("svg:text", {class: "title", x: 0, y: -6}, `${name}, ${rows} × ${columns}`),
+    el("svg:rect", {width: columns * side, height: rows * side}), el("svg:path", {class: "grid", d: grid}), touched);
+  return {svg, show(accesses) {
+    const lanes = d3.rollup(accesses, (all) => all.map((access) => access[3]), (access) => access[1] * columns + access[2]);
+    touched.replaceChildren(...Array.from(lanes, ([at, all]) => {
+      const [x, y] = [(at % columns) * side, Math.floor(at / columns) * side];
+      const box = el("svg:rect", {class: "lit", x, y, width: side, height: side});
+      if (side < LARGE) return [box];
+      return [box, el("svg:text", {class: "lit", x: x + side / 2, y: y + side / 2}, all.length > 1 ? "∗" : all[0])];
+    }).flat());
+  }};
 }
 
-part("device-steps", "device", ({steps}) => stepTabs("cuda", "Steps of the CUDA ladder", steps, (step) => [
+/** "row 0, columns 4 to 7" of one lane. */
+function where(accesses) {
+  const [rows, columns] = [1, 2].map((i) => d3.extent(accesses, (access) => access[i]));
+  const span = (word, [from, to]) => (from === to ? `${word} ${from}` : `${word}s ${from} to ${to}`);
+  return `${span("row", rows)}, ${span("column", columns)}`;
+}
+
+/** What one warp touches together, access after access. */
+function picture({matrices, warp}, name) {
+  const accesses = d3.groups(warp, (access) => access[4]).map(([, all]) => all);
+  const sheets = matrices.map(sheet);
+  const said = el("p", {class: "status", role: "status"});
+  const show = (number) => {
+    const now = accesses[number];
+    sheets.forEach((one, matrix) => one.show(now.filter((access) => access[0] === matrix)));
+    const {name: which} = matrices[now[0][0]];
+    const lanes = d3.groups(now, (access) => access[3]).sort((a, b) => a[0] - b[0]);
+    const elements = new Set(now.map((access) => `${access[1]},${access[2]}`)).size;
+    const rows = new Set(now.map((access) => access[1])).size;
+    said.textContent = `The warp ${which === "C" ? "writes" : "reads"} ${elements} element${elements > 1 ? "s" : ""} of ${which} ` +
+      `in ${rows} row${rows > 1 ? "s" : ""}. ` +
+      [...new Set([lanes[0], lanes[1], lanes.at(-1)])].filter(Boolean).map(([lane, own]) => `Lane ${lane}: ${where(own)}`).join("; ") + ".";
+  };
+  show(0);
+  return el("figure", {},
+    el("figcaption", {}, el("strong", {}, "What the first warp touches together"),
+      el("span", {}, "Numbers are lanes; ∗ is an element that several lanes ask for. Side by side is cheap, one below the other is dear.")),
+    accesses.length > 1 && el("div", {class: "controls"},
+      slider("Access:", d3.range(accesses.length), 0, show, (number) => `${number + 1} of ${accesses.length}`)),
+    said, scroller(`Accesses of a warp, ${name}`, el("div", {class: "side-by-side"}, sheets.map(({svg}) => svg))));
+}
+
+part("device-steps", "device", ({steps}) => stepTabs("cuda", "Steps of the CUDA ladder", steps, (step) => (step.picture ? [
   figures([
     ["global memory", number(step.bytes_per_mac), "bytes for a multiply-add"],
-    ["transactions", number(step.transactions)],
-    ["loads from shared memory", number(step.shared_loads)],
+    ["loads from shared memory", number(step.shared_loads / step.macs), "for a multiply-add"],
   ]),
-  step.picture && picture(step.picture, step.name),
-]));
+  step.sectors && el("p", {}, "The first warp’s first access takes ",
+    Object.entries(step.sectors).map(([name, count]) => `${count} for ${name.toUpperCase()}`).join(", "),
+    " sectors of 32 bytes; 4 sectors hold 32 numbers that lie side by side."),
+  picture(step.picture, step.name),
+] : [])));

@@ -5,7 +5,7 @@ const {part, el, slider, scroller, bytes, number, times, herald} = teach;
 const LABELS = {kernel: "Kernel:", stride: "Stride:", channels: "Channels:", size: "Size:"};
 const START = {kernel: 3, stride: 1, channels: 64, size: 56};
 
-part("lowering", "convolution", ({memory: {axes, lowerings, bytes: found, refusals}}) => {
+part("lowering", "convolution", ({memory: {axes, lowerings, bytes: found, refusals, reasons}}) => {
   const names = Object.keys(LABELS);
   const chosen = Object.fromEntries(names.map((name) =>
     [name, axes[name].includes(START[name]) ? START[name] : axes[name][Math.floor(axes[name].length / 2)]]));
@@ -14,33 +14,31 @@ part("lowering", "convolution", ({memory: {axes, lowerings, bytes: found, refusa
   const rows = lowerings.map((name) => {
     const memory = el("td", {"data-lowering": name});
     const against = el("td");
-    const bar = el("div", {class: "bar"});
-    return {name, memory, against, bar, node: el("tr", {}, el("th", {scope: "row"}, el("code", {}, name)), memory, against,
-      el("td", {class: "bar-cell", "aria-hidden": "true"}, bar))};
+    const bar = el("td", {class: "bar-cell"});
+    return {name, memory, against, bar, node: el("tr", {}, el("th", {scope: "row"}, el("code", {}, name)), memory, against, bar)};
   });
   const body = el("tbody");
 
   function update() {
-    const at = names.map((name) => axes[name].indexOf(chosen[name]));
-    const counts = at.reduce((part, place) => part[place], found);
-    const reasons = refusals?.[at[0]][at[1]];
-    const image = 4 * chosen.channels * chosen.size ** 2;
-    const most = Math.max(1, d3.max(counts));
-    rows.forEach(({memory, against, bar}, i) => {
-      const refused = counts[i] == null;
-      memory.textContent = refused ? "refused" : bytes(counts[i]);
-      memory.dataset.bytes = counts[i] ?? "";
-      against.textContent = refused ? "–" : times(counts[i] / image);
-      bar.style.width = refused ? 0 : `${100 * counts[i] / most}%`;
-      bar.parentElement.title = refused ? reasons?.[i] ?? "" : `${number(counts[i])} bytes`;
-    });
-    const order = d3.sort(rows.keys(), (i) => counts[i] ?? Infinity);
-    body.replaceChildren(...order.map((i) => rows[i].node));
     const {kernel, stride, channels, size} = chosen;
+    const at = (table) => table?.[kernel][stride][channels][size];
+    const counts = at(found);
+    const image = 4 * channels * size ** 2;
+    const most = Math.max(1, ...lowerings.map((name) => counts[name] ?? 0));
+    for (const {name, memory, against, bar} of rows) {
+      const count = counts[name];
+      memory.textContent = count == null ? "refused" : bytes(count);
+      memory.dataset.bytes = count ?? "";
+      memory.title = count == null ? "" : `${number(count)} bytes`;
+      against.textContent = count == null ? "–" : times(count / image);
+      bar.replaceChildren(count == null ? reasons?.[at(refusals)?.[name]] ?? ""
+        : el("div", {class: "bar", style: `width: ${100 * count / most}%`}));
+    }
+    body.replaceChildren(...d3.sort(rows, (row) => counts[row.name] ?? Infinity).map(({node}) => node));
     said.textContent = `${channels} channels in and out, ${size} × ${size} pixels, kernel ${kernel} × ${kernel}, padding ` +
       `${Math.floor(kernel / 2)}, stride ${stride}. The image itself has ${bytes(image)}.`;
-    const none = counts.filter((count) => count === 0).length;
-    ears.say(`${said.textContent} im2col takes ${bytes(counts[lowerings.indexOf("im2col")])}; ${none} lowerings take nothing.`);
+    const none = lowerings.filter((name) => counts[name] === 0).length;
+    ears.say(`${said.textContent} im2col takes ${bytes(counts.im2col)}; ${none} lowerings take nothing.`);
   }
   const sliders = names.map((name) => {
     const square = name === "kernel" || name === "size";

@@ -18,10 +18,11 @@ function drawing({flats, slopes, points, axis, fill, symbol}) {
     const y = d3.scaleLog([bottom, top * 2], [height - margin.marginBottom, margin.marginTop]);
     const angle = Math.atan((y(1) - y(10)) / (x(10) - x(1)));
     const along = {rotate: -angle * 180 / Math.PI, dx: -10 * Math.sin(angle), dy: -10 * Math.cos(angle)};
-    const rising = slopes.map((roof) => {
+    const rising = slopes.map((roof, i) => {
       const reach = d3.max(flats.filter((flat) => flat.threads === roof.threads), (flat) => flat.gflops) ?? top;
       const from = Math.max(left, bottom / roof.speed);
-      return {...roof, from, to: reach / roof.speed, at: Math.sqrt(from * reach / roof.speed)};
+      const place = (i + 1) / (slopes.length + 1); // one after the other, so that the names of near slopes do not meet
+      return {...roof, from, to: reach / roof.speed, at: from ** (1 - place) * (reach / roof.speed) ** place};
     });
     const small = width < 500 ? 11 : 12.5;
     const taken = flats.map((roof) => [x.range()[1] - roof.name.length * small * 0.65, y(roof.gflops) - 18, x.range()[1], y(roof.gflops) + 2]);

@@ -18,12 +18,12 @@ function heatMap({name, title, x, y, cells, model, best}) {
     see: `Lighter is faster: from ${number(low)} to ${number(high)} GFLOP/s.${share}`,
     text: `Best: ${named(best)}, ${number(at(best)?.gflops)} GFLOP/s. Model: ${named(model)}, ${number(at(model)?.gflops)} GFLOP/s.`,
     draw: (width) => {
-      const side = (width - 76) / x.values.length;
-      const small = side < 44;
+      const left = 16 + 8 * d3.max(y.values, (value) => String(value).length);
+      const small = (width - left) / x.values.length < 44;
       return Plot.plot({
-        width, height: Math.max(150, Math.min(44, Math.max(30, side)) * y.values.length + 60), style, marginLeft: 62, marginBottom: 42, padding: 0.04,
-        x: {domain: x.values, label: `${x.name} →`, type: "band", tickFormat: String},
-        y: {domain: y.values, label: `↑ ${y.name}`, type: "band", reverse: true, tickFormat: String},
+        width, height: 34 * Math.max(2, y.values.length) + 78, style, marginLeft: left, marginTop: 34, marginBottom: 44, padding: 0.04,
+        x: {domain: x.values, label: `${x.name} →`, labelAnchor: "right", type: "band", tickFormat: String},
+        y: {domain: y.values, label: `↑ ${y.name}`, labelAnchor: "top", labelOffset: left - 4, type: "band", reverse: true, tickFormat: String},
         marks: [
           Plot.cell(cells, {x: "x", y: "y", fill: (cell) => (cell.gflops == null ? "var(--code)" : colour(cell.gflops)),
             title: (cell) => `${named(cell)}: ${cell.gflops == null ? cell.reason ?? "refused" : `${number(cell.gflops)} GFLOP/s`}`}),
