@@ -14,6 +14,7 @@ Counted is what the loop's instructions name, on x86-64:
 
 from __future__ import annotations
 
+import inspect
 import platform
 import re
 from collections.abc import Callable
@@ -99,7 +100,7 @@ def assembly(function: Step | Callable[..., Any] | Native, *arguments: Any) -> A
     ----------
     function : Step, or function compiled by numba
     *arguments
-        Examples, of whose types the code is; matrices of 1024 x 1024 float32 unless given.
+        Examples, of whose types the code is; three matrices of float32, and whole numbers, unless given.
 
     Raises
     ------
@@ -116,7 +117,8 @@ def assembly(function: Step | Callable[..., Any] | Native, *arguments: Any) -> A
             f"{name} is no function compiled by numba; decorate it with numba.njit, or pass the one that is"
         )
     if isinstance(function, Dispatcher) and not arguments:
-        arguments = tuple(np.empty((1024, 1024), np.float32) for _ in range(3))
+        sizes = len(inspect.signature(function.py_func).parameters) - 3
+        arguments = (*(np.empty((1024, 1024), np.float32) for _ in range(3)), *[64] * sizes)
     return count(name, machine_code(function, *arguments))
 
 

@@ -54,9 +54,8 @@ def micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_c
 
 
 @compiled
-def gemm(a, b, out, mc=MC, kc=KC, nc=NC, mr=MR, nr=NR):
+def kernel(a, b, out, mc, kc, nc, mr, nr):
     m, n, k = sizes(a, b, out)
-    nr = max(1, min(nr, nc, n))
     a_pack = buffer(a, -(-min(mc, m) // mr) * min(kc, k), mr)
     b_pack = buffer(b, -(-min(nc, n) // nr) * min(kc, k), nr)
     for i in range(m):
@@ -75,4 +74,8 @@ def gemm(a, b, out, mc=MC, kc=KC, nc=NC, mr=MR, nr=NR):
                         a_row, b_row = ir // mr * kc_cur, jr // nr * kc_cur
                         mr_cur, nr_cur = min(mr, mc_cur - ir), min(nr, nc_cur - jr)
                         micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, ic + ir, jc + jr, mr_cur, nr_cur)
+
+
+def gemm(a, b, out, mc=MC, kc=KC, nc=NC, mr=MR, nr=NR):
+    kernel(a, b, out, mc, kc, nc, mr, min(nr, nc))
     return out

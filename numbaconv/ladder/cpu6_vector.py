@@ -97,7 +97,7 @@ def micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_c
 
 
 @compiled
-def gemm(a, b, out, mc=MC, kc=KC, nc=NC):
+def kernel(a, b, out, mc, kc, nc):
     m, n, k = sizes(a, b, out)
     a_pack = buffer(a, -(-min(mc, m) // MR) * min(kc, k), MR)
     b_pack = buffer(b, -(-min(nc, n) // NR) * min(kc, k), NR)
@@ -117,4 +117,8 @@ def gemm(a, b, out, mc=MC, kc=KC, nc=NC):
                         a_row, b_row = ir // MR * kc_cur, jr // NR * kc_cur
                         mr_cur, nr_cur = min(MR, mc_cur - ir), min(NR, nc_cur - jr)
                         micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, ic + ir, jc + jr, mr_cur, nr_cur)
+
+
+def gemm(a, b, out, mc=MC, kc=KC, nc=NC):
+    kernel(a, b, out, mc, kc, nc)
     return out
