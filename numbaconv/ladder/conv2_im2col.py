@@ -11,8 +11,8 @@ all channels are then one product, and a GEMM exists.
     │              │           ... │▒  ░        │      └──────────────┘        └─────────────┘
     └──────────────┘       neighbours' patches overlap: each pixel is written kh·kw times
 
-Compared with the step before: fifty times as fast and more, because the same 115.6 million multiply-adds (64 channels, 3x3,
-56 x 56) now run in GEMM's register tile, which uses each number it loads a dozen times and more, in vectors. The
+Compared with the step before: fifty times as fast and more, because the same 115.6 million multiply-adds (64 channels,
+3x3, 56 x 56) now run in GEMM's register tile, which uses each number it loads a dozen times and more, in vectors. The
 question whether a tap lies inside is asked 1.8 million times, once for each number copied, instead of 115.6 million.
 The price is memory: kh·kw times the input at stride 1, here 7.2 MB for an input of 0.80 MB, written and read again.
 
