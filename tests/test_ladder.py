@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import oracles
 import pytest
 
 import numbaconv as nc
 from numbaconv.ladder import LADDERS, step, steps
+from numbaconv.ladder.assembly import Assembly
 from numbaconv.ladder.step import UnknownStep
 from numbaconv.ladder.words import buffer
+from numbaconv.timing import Sample
 
 NAMES = ["ijk", "ikj", "blocked", "packed", "register-tile", "vector", "parallel", "production"]
 GEMMS = [one for one in steps("cpu") if LADDERS["cpu"] == "gemm"]
@@ -95,3 +99,36 @@ def test_an_unknown_step_is_an_error_of_ours():
         step("paked")
     with pytest.raises(UnknownStep, match="cuda"):
         steps("gpu")
+
+
+def test_the_section_of_the_page_has_what_the_page_reads(monkeypatch):
+    """Without its measurements: nothing is timed or compiled here."""
+    from numbaconv.teach import ladder
+
+    def burst(functions, **_):
+        for call in (*functions.values(),)[:2]:
+            call()
+        return {name: Sample((0.5, 0.5), 1.0) for name in functions}
+
+    loop = Assembly("one", ".L1:", True, loads=3, fmas=2, lanes=8)
+    for name, value in {
+        "burst": burst, "fma_peak": lambda *_: 50.0, "assembly": lambda _: loop, "WIDE": 64, "QUICK_ROWS": 32
+    }.items():  # fmt: skip
+        monkeypatch.setattr(ladder, name, value)
+    said = []
+    section = json.loads(json.dumps(ladder.measure(True, said.append)))
+    assert len(said) == ladder.units(True)
+    assert {"m", "n", "k", "peak_gflops", "threads", "steps", "curves"} <= section.keys()
+    assert [one["name"] for one in section["steps"]] == NAMES
+    for one in section["steps"]:
+        assert one["gflops"] == pytest.approx(2 * one["rows"] * 64 * 64 / 0.5 / 1e9)
+        counts = {"text": ".L1:", "loads": 3, "stores": 0, "fmas": 2, "spills": 0, "lanes": 8}
+        assert counts.items() <= one["assembly"].items()
+        assert one["loads_per_fma"] == 1.5
+        assert one["source"]
+        assert one["idea"]
+    curves = {curve["name"]: curve for curve in section["curves"]}
+    assert list(curves) == NAMES
+    assert curves["production"]["sizes"] == list(ladder.QUICK_SIZES)
+    assert max(curves["ijk"]["sizes"]) == 512
+    assert all(len(curve["sizes"]) == len(curve["gflops"]) for curve in curves.values())

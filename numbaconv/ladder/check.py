@@ -179,7 +179,7 @@ def _speeds(student, subject, ladder: str, pace: float, budget_s: float) -> tupl
         for step in steps(ladder):
             calls[step.name] = Student(step.function, subject.inputs).ready(inputs, problem.shape)
         samples = burst(calls, rounds=3, calls=3, drop=1, pause=0.01, budget_s=budget_s / 2)
-        gflops = {name: 2 * problem.macs / sample.median / 1e9 for name, sample in samples.items()}
+        gflops = {name: 2e-9 * problem.macs / sample.median for name, sample in samples.items()}
         own = gflops.pop("")
         share = own / fma_peak("float32", 1)
         found.append(Speed(str(problem), samples[""].median, own, share, tuple(gflops.items())))

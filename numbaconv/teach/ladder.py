@@ -113,14 +113,14 @@ def _curves(ladder, sizes, seconds: float, tick) -> list[dict[str, Any]]:
 
 
 def _rates(ladder, shapes: dict[str, tuple[int, int, int]], seconds: float):
-    """GFLOP/s and seconds of every step on its shape, by the median call, in turns."""
+    """GFLOP/s and seconds of every step on its shape, in turns; the lower quartile, for neighbours disturb."""
     rng = np.random.default_rng(0)
     m, n, k = (max(shape[axis] for shape in shapes.values()) for axis in range(3))
     a, b = rng.standard_normal((m, k), dtype=np.float32), rng.standard_normal((k, n), dtype=np.float32)
     out = np.empty((m, n), np.float32)
     calls = {step.name: _call(step, a, b, out, shapes[step.name][0]) for step in ladder}
     samples = burst(calls, rounds=3, calls=3, drop=1, pause=0.01, budget_s=seconds)
-    times = {name: sample.median for name, sample in samples.items()}
+    times = {name: sample.lower_quartile for name, sample in samples.items()}
     return {name: 2e-9 * np.prod(shapes[name], dtype=float) / times[name] for name in times}, times
 
 
