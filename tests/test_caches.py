@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from numbaconv.ladder.caches import BadCache, Hierarchy, Level, Simulation, _replay, simulate
+from numbaconv.ladder.caches import BadCache, Hierarchy, Level, Simulation, simulate
+from numbaconv.ladder.lru import replay
 from numbaconv.machine import detect
 
 LINE = 64
@@ -23,7 +24,7 @@ def served(lines, *levels, writes=()):
     simulation = Simulation(Hierarchy(levels), log=len(lines))
     addresses = np.array(lines, np.int64) * LINE
     written = np.isin(np.arange(len(lines)), writes).astype(np.int64)
-    _replay(simulation.state, addresses, np.ones_like(addresses), written)
+    replay(simulation.state, addresses, np.ones_like(addresses), written)
     assert (simulation.log[:, 0] == addresses).all()
     assert (simulation.log[:, 1] == written).all()
     return simulation.log[:, 2].tolist(), simulation.traffic
@@ -212,8 +213,7 @@ walk(np.zeros(1 << 16, np.int64), lines, int(sys.argv[3]), rounds)
 """
 
 
-def counted_misses(rounds, lines, stride):
-    command = [sys.executable, "-c", WALK, str(rounds), str(lines), str(stride)]
+def counted_misses(*command):
     counter = ["perf", "stat", "-x,", "-e", "L1-dcache-load-misses:u"]
     run = subprocess.run([*counter, *command], check=False, capture_output=True, text=True, timeout=120)
     try:
@@ -222,14 +222,19 @@ def counted_misses(rounds, lines, stride):
         pytest.skip(f"perf stat counts no L1 misses here: {run.stderr.strip()[:200]}")
 
 
+def walked_misses(rounds, lines, stride):
+    return counted_misses(sys.executable, "-c", WALK, str(rounds), str(lines), str(stride))
+
+
 def test_the_processor_counts_the_same_misses():
     """As many lines of one set as it has ways stay; twice as many miss at every load."""
     if shutil.which("perf") is None or os.name != "posix":
         pytest.skip("perf is not installed")
+    counted_misses("true")
     level = Hierarchy.of().levels[0]
     stride, rounds = level.sets * level.line, 20_000
     for lines in (level.ways // 2, 2 * level.ways):
         modelled = simulate(np.tile(np.arange(lines) * stride, 10), 8, None, Hierarchy([level]))["L1"]
         share = (modelled.misses - lines) / (9 * lines)
-        counted = counted_misses(rounds, lines, stride // 8) - counted_misses(0, lines, stride // 8)
+        counted = walked_misses(rounds, lines, stride // 8) - walked_misses(0, lines, stride // 8)
         assert counted / (rounds * lines) == pytest.approx(share, abs=0.25)

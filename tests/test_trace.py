@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from numbaconv.errors import ShapeError
 from numbaconv.jit import compiled
-from numbaconv.ladder import trace
+from numbaconv.ladder import step, steps, trace
 from numbaconv.ladder.caches import Hierarchy, Level
+from numbaconv.ladder.cliff import cliff, column_sets
 from numbaconv.ladder.trace import CannotTrace, OutsideMatrix, record, traffic
 from numbaconv.ladder.words import buffer
+from numbaconv.teach import accesses, ranking
 
 TOY = Hierarchy([Level("near", 4 * 16, 2, line=16), Level("far", 16 * 16, 4, line=16)])
 """Lines of four float32: two sets of two, then four sets of four."""
@@ -165,6 +169,74 @@ def test_a_buffer_made_again_lies_where_it_lay():
         traffic(again, (1, 1), 99, hierarchy=TOY)
 
 
+# ----------------------------------------------------------------------------------------------- the ladder's steps
+
+
+@pytest.mark.parametrize("one", accesses.followed(), ids=lambda one: one.name)
+def test_a_step_that_is_followed_computes_its_product(one):
+    a, b, out = whole(5, 19), whole(19, 37), np.full((5, 37), np.nan, np.float32)
+    counted = traffic(one.function, a, b, out, hierarchy=TOY)
+    assert (out == a @ b).all()
+    assert counted.writes >= 5 * 37
+    assert counted["far"].misses >= (5 * 19 + 19 * 37 + 5 * 37) // 4
+
+
+def test_the_last_steps_are_left_out_because_they_cannot_be_followed():
+    names = [one.name for one in steps("cpu")]
+    assert [one.name for one in accesses.followed()] == names[: -len(accesses.THREADED)]
+    for name in accesses.THREADED:
+        with pytest.raises(CannotTrace):
+            traffic(step(name).function, (4, 4), (4, 4), (4, 4), hierarchy=TOY)
+
+
+def test_the_model_ranks_the_orders_of_access():
+    """A machine of a tenth: B is twice its L3, blocks fill half its L2. Operands lie as NumPy's large arrays do."""
+    sizes = {"L1": (4096, 8), "L2": (32768, 8), "L3": (131072, 16)}
+    caches = Hierarchy([Level(name, *size) for name, size in sizes.items()])
+    m, n, k = 24, 264, 264
+    found = {}
+    for name in ranking.ORDERS:
+        blocks = {"kc": 32, "nc": 128} if name in ("blocked", "packed") else {}
+        counted = ranking.counted(name, (m, n, k), 16, caches, **blocks)
+        misses = [level.misses / (m * n * k) for level in counted.levels]
+        lookups = (counted[0].hits + counted[0].misses) / (m * n * k)
+        found[name] = ranking.model_ns(lookups, misses, (400, 160, 60, 30))
+    assert sorted(found, key=found.get, reverse=True) == list(ranking.ORDERS)
+
+
+def test_the_cliff_is_one_set_of_the_first_level():
+    caches = Hierarchy([Level("L1", 32768, 8), Level("L2", 1 << 20, 8)])
+    assert [column_sets(columns, 192, caches) for columns in (504, 512, 520, 1024)] == [64, 2, 64, 1]
+    down = cliff(step("ijk").function, (504, 512, 520), m=2, hierarchy=caches)
+    along = cliff(step("ikj").function, (504, 512, 520), m=2, hierarchy=caches)
+    assert down.misses_per_mac == pytest.approx((0.065, 1.0, 0.065), abs=0.02)
+    assert along.misses_per_mac == pytest.approx((0.065, 0.065, 0.065), abs=0.02)
+    assert min(down.gflops) > 0
+
+
+def test_the_section_of_the_page(monkeypatch):
+    monkeypatch.setattr(accesses, "QUICK_SHAPE", (3, 17, 5))
+    monkeypatch.setattr(accesses, "LEADING", (16, 32))
+    told = []
+    section = accesses.measure(True, told.append)
+    assert len(told) == accesses.units(True)
+    assert [row["step"] for row in section["traffic"]] == [one.name for one in accesses.followed()]
+    assert section["traffic"][0]["accesses"] == 3 * 17 * (2 * 5 + 1)
+    assert [level["name"] for level in section["traffic"][0]["levels"]] == [one["name"] for one in section["hierarchy"]]
+    beyond = {}
+    for drawn in section["animation"]["steps"]:
+        events = np.array(drawn["events"])
+        for number, matrix in enumerate(drawn["matrices"]):
+            mine = events[events[:, 0] == number]
+            assert mine[:, 1].max() == matrix["rows"] - 1
+            assert mine[:, 2].max() == matrix["columns"] - 1
+        beyond[drawn["name"]] = (events[:, 4] == len(section["animation"]["levels"])).sum()
+    assert beyond["ijk"] > beyond["ikj"] > beyond["blocked"]
+    assert [one["name"] for one in drawn["matrices"]] == ["a", "b", "out", "a_pack", "b_pack"]
+    assert [set(one) for one in section["cliff"]["steps"]] == [{"name", "leading", "gflops", "misses_per_mac"}] * 3
+    assert json.loads(json.dumps(section)) == section
+
+
 # ------------------------------------------------------------------------------------------- what is refused, and how
 
 
@@ -223,7 +295,8 @@ def test_operands_that_do_not_fit(monkeypatch):
     fortran = np.asfortranarray(whole(8, 8))
     for arguments, words, options in [
         ((fortran, (8,)), "a must be a writable, C-contiguous array", {}),
-        (((8, 8), (8,), (8,)), "columns takes a, out; got 3 operands", {}),
+        (((8, 8), (8,), (8,)), r"columns\(a, out\): too many positional arguments", {}),
+        (((8, 8),), r"columns\(a, out\): missing a required argument: 'out'", {}),
         (((8, 8), (8,)), "leading of a must be at least the columns", {"leading": {"a": 7}}),
         (((8, 8), (8,)), r"leading names \['b'\]", {"leading": {"b": 7}}),
     ]:

@@ -6,8 +6,7 @@ driven out (write-back). The levels are neither inclusive nor exclusive: what a 
 is. What is still dirty at the end is written by nobody. There is no prefetching, and an address is its own physical
 address: so the model counts what must move, and the clock says how much of the waiting the machine hides.
 
-All of a simulation is one array of int64, so that compiled code can pass it from function to function as one thing:
-a header, six numbers a level, the lines of each set (the one used last in front), and perhaps a log.
+The rules are in ``lru.py``; here are the numbers that go in, and those that come out.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from numbaconv.errors import NumbaconvError
-from numbaconv.jit import compiled
+from numbaconv.ladder import lru
 from numbaconv.machine import Machine, detect
 
-__all__ = ["BadCache", "Hierarchy", "Level", "LevelTraffic", "Simulation", "Traffic", "simulate", "touch"]
+__all__ = ["BadCache", "Hierarchy", "Level", "LevelTraffic", "Simulation", "Traffic", "simulate"]
 
 
 class BadCache(NumbaconvError, ValueError):
@@ -183,40 +182,25 @@ class Simulation:
     def __init__(self, hierarchy: Hierarchy | None = None, log: int = 0):
         self.hierarchy = hierarchy or Hierarchy.of()
         levels = self.hierarchy.levels
-        tags = HEADER + FIELDS * len(levels)
-        self._log = tags + sum(level.sets * level.ways for level in levels)
-        self.state = np.zeros(self._log + log, np.int64)
-        self.state[tags : self._log] = EMPTY
-        self.state[[LEVELS, SHIFT, LOG, LOG_END]] = (
-            len(levels),
-            levels[0].line.bit_length() - 1,
-            self._log,
-            self._log + log,
-        )
-        for number, level in enumerate(levels):
-            place = HEADER + FIELDS * number
-            self.state[place : place + 3] = tags, level.sets, level.ways
-            tags += level.sets * level.ways
+        self.state = lru.empty([(level.sets, level.ways) for level in levels], levels[0].line, log)
 
     @property
     def traffic(self) -> Traffic:
         """What has been counted so far."""
-        levels = self.hierarchy.levels
-        counted = self.state[HEADER : HEADER + FIELDS * len(levels)].reshape(-1, FIELDS)[:, HITS:].tolist()
+        reads, writes, counts = lru.counted(self.state)
         return Traffic(
-            int(self.state[READS]),
-            int(self.state[WRITES]),
+            reads,
+            writes,
             tuple(
                 LevelTraffic(level.name, hits, misses, misses * level.line, written * level.line)
-                for level, (hits, misses, written) in zip(levels, counted, strict=True)
+                for level, (hits, misses, written) in zip(self.hierarchy.levels, counts, strict=True)
             ),
         )
 
     @property
     def log(self) -> np.ndarray:
         """A row (address, 1 for a write, level) an access; 0 is the first level, their number the memory."""
-        entries = self.state[self._log : self.state[LOG]]
-        return np.stack([entries >> 8, entries & 1, (entries >> 1) & 127], axis=1)
+        return lru.logged(self.state)
 
 
 def simulate(addresses, sizes=None, writes=None, hierarchy: Hierarchy | None = None) -> Traffic:
@@ -239,90 +223,5 @@ def simulate(addresses, sizes=None, writes=None, hierarchy: Hierarchy | None = N
     written = np.broadcast_to(np.asarray(False if writes is None else writes, np.int64), stream.shape)
     if stream.size and (stream.min() < 0 or lengths.min() < 1):
         raise BadCache("addresses must not be negative, and sizes at least 1")
-    _replay(simulation.state, stream, np.ascontiguousarray(lengths), np.ascontiguousarray(written))
+    lru.replay(simulation.state, stream, np.ascontiguousarray(lengths), np.ascontiguousarray(written))
     return simulation.traffic
-
-
-# ------------------------------------------------------------------------------------------------- the simulator
-
-LEVELS, SHIFT, READS, WRITES, LOG, LOG_END, HEADER = range(7)
-TAGS, SETS, WAYS, HITS, MISSES, WRITTEN, FIELDS = range(7)
-EMPTY = -2
-"""A place in a set is (line << 1) + dirty; this is the line before the first, and clean."""
-
-
-@compiled
-def _replay(state, addresses, sizes, writes):
-    for number in range(addresses.size):
-        touch(state, addresses[number], sizes[number], writes[number])
-
-
-@compiled
-def touch(state, address, size, write):
-    """Access `size` bytes, and return the level (0, 1, ...) that had the farthest of their lines."""
-    shift = state[SHIFT]
-    farthest = 0
-    for line in range(address >> shift, ((address + size - 1) >> shift) + 1):
-        farthest = max(farthest, _fetch(state, line, write))
-    state[READS + write] += 1
-    if state[LOG] < state[LOG_END]:
-        state[state[LOG]] = (address << 8) | (farthest << 1) | write
-        state[LOG] += 1
-    return farthest
-
-
-@compiled
-def _fetch(state, line, write):
-    """Bring a line to the first level; return the level that had it."""
-    level = 0
-    levels = state[LEVELS]
-    while level < levels and not _find(state, level, line, write if level == 0 else 0):
-        state[HEADER + FIELDS * level + MISSES] += 1
-        level += 1
-    if level < levels:
-        state[HEADER + FIELDS * level + HITS] += 1
-    for nearer in range(level - 1, -1, -1):
-        _fill(state, nearer, line, write if nearer == 0 else 0)
-    return level
-
-
-@compiled
-def _first_way(state, level, line):
-    """Where the set of a line begins."""
-    place = HEADER + FIELDS * level
-    sets = state[place + SETS]
-    number = line & (sets - 1) if sets & (sets - 1) == 0 else line % sets
-    return state[place + TAGS] + number * state[place + WAYS]
-
-
-@compiled
-def _find(state, level, line, dirty):
-    """Whether a level has a line; if so, it is now the one used last."""
-    first = _first_way(state, level, line)
-    for way in range(first, first + state[HEADER + FIELDS * level + WAYS]):
-        if state[way] >> 1 == line:
-            entry = state[way] | dirty
-            while way > first:
-                state[way] = state[way - 1]
-                way -= 1
-            state[first] = entry
-            return True
-    return False
-
-
-@compiled
-def _fill(state, level, line, dirty):
-    """Put a line into a level; whom it drives out dirty goes to the next level, and so on."""
-    while True:
-        first = _first_way(state, level, line)
-        last = first + state[HEADER + FIELDS * level + WAYS] - 1
-        victim = state[last]
-        for place in range(last, first, -1):
-            state[place] = state[place - 1]
-        state[first] = (line << 1) | dirty
-        if victim & 1 == 0:
-            return
-        state[HEADER + FIELDS * level + WRITTEN] += 1
-        line, dirty, level = victim >> 1, 1, level + 1
-        if level == state[LEVELS] or _find(state, level, line, 1):
-            return

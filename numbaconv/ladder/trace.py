@@ -25,12 +25,13 @@ from typing import Any
 
 import numpy as np
 from numba.core.dispatcher import Dispatcher
-from numba.core.errors import NumbaError
+from numba.core.errors import NumbaError, UnsupportedBytecodeError
 
 from numbaconv.errors import ShapeError
 from numbaconv.jit import compiled
+from numbaconv.ladder.book import Book, CannotTrace
 from numbaconv.ladder.caches import Hierarchy, Simulation, Traffic
-from numbaconv.ladder.traced import FOLLOWED, Book, CannotTrace, OutsideMatrix, Traced
+from numbaconv.ladder.traced import FOLLOWED, OutsideMatrix, Traced
 
 __all__ = ["CannotTrace", "Matrix", "OutsideMatrix", "Recording", "record", "traffic"]
 
@@ -154,10 +155,10 @@ def _run(function, operands, options, leading, simulation, book, offset=0) -> di
     """Run it on traced operands, and return those by name."""
     code = _python(function)
     _refuse_unseen(code, set())
-    names = list(inspect.signature(code).parameters)
-    given = {**dict(zip(names, operands)), **options}
-    if len(operands) > len(names) or set(given) - set(names):
-        raise ShapeError(f"{code.__name__} takes {', '.join(names)}; got {len(operands)} operands and {list(options)}")
+    try:
+        given = inspect.signature(code).bind(*operands, **options).arguments
+    except TypeError as error:
+        raise ShapeError(f"{code.__name__}{inspect.signature(code)}: {error}") from None
     handed = {
         name: _traced(name, value, leading.get(name), simulation, book, offset)
         if isinstance(value, np.ndarray | tuple)
@@ -169,7 +170,7 @@ def _run(function, operands, options, leading, simulation, book, offset=0) -> di
         raise ShapeError(f"leading names {sorted(unknown)}, and the matrices are {', '.join(followed)}")
     try:
         _compiled(code)(**handed)
-    except NumbaError as error:
+    except (NumbaError, UnsupportedBytecodeError) as error:
         raise CannotTrace(f"{code.__name__} cannot be followed: {_reason(str(error))}") from error
     return followed
 
@@ -232,7 +233,8 @@ def _reason(text: str) -> str:
     if found := re.search(rf"{re.escape(FOLLOWED)}.*", text):
         return found[0]
     words = re.search(r"Unknown attribute .*|>>> .*|Untyped global name .*", text)
-    return f"{FOLLOWED}. Numba says: {words[0] if words else text[:300]}"
+    said = words[0] if words else text[:300].replace(". Raised from None", "")
+    return f"{FOLLOWED}. Numba says: {said}"
 
 
 # --------------------------------------------------------------------------------------------- whose address it is
@@ -272,12 +274,19 @@ def _buffer_names(code: FunctionType, count: int) -> list[str]:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError):
         tree = ast.Module([], [])
-    names = [
-        node.targets[0].id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and isinstance(node.value, ast.Call)
-        and getattr(node.value.func, "attr", getattr(node.value.func, "id", "")) == "buffer"
-    ]
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign):
+            for target, value in zip(_several(node.targets[0]), _several(node.value)):
+                if isinstance(value, ast.Call) and isinstance(target, ast.Name) and _called(value) == "buffer":
+                    names.append(target.id)
     return names if len(names) == count else [f"buffer {number + 1}" for number in range(count)]
+
+
+def _several(node: ast.expr) -> list[ast.expr]:
+    """The parts of ``x, y``, or x alone."""
+    return node.elts if isinstance(node, ast.Tuple) else [node]
+
+
+def _called(call: ast.Call) -> str:
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))

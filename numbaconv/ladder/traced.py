@@ -2,8 +2,7 @@
 
 Numba compiles a step's own source once more for these in place of arrays: ``a[i, p]``, ``.shape`` and
 ``words.buffer`` mean what they meant, so the arithmetic still runs, and each access is also sent to ``caches.touch``
-with the address that it would have. The address is made up: where a matrix begins, and how far its rows lie apart, is
-chosen and not where the data are. So the picture cannot drift from the code, and a run repeats to the last miss.
+with the address that ``book.py`` made up for it. So the picture cannot drift from the code.
 """
 
 from __future__ import annotations
@@ -27,20 +26,14 @@ from numba.extending import (
 
 from numbaconv.errors import NumbaconvError
 from numbaconv.jit import compiled, intrinsic, overload
-from numbaconv.ladder.caches import touch
+from numbaconv.ladder.book import BASE, Book, access, entry_of
+from numbaconv.ladder.caches import Simulation
 from numbaconv.ladder.words import buffer
 
-__all__ = ["FOLLOWED", "Book", "CannotTrace", "OutsideMatrix", "Traced"]
-
-PAGE = 4096
-"""Every matrix and every buffer begins on a page of its own, as large ones do."""
+__all__ = ["FOLLOWED", "OutsideMatrix", "Traced"]
 
 FOLLOWED = "only elements (a[i, p]) and .shape of a matrix can be followed"
 """Begins what the compiler is told of any other index."""
-
-
-class CannotTrace(NumbaconvError, TypeError):
-    """The function does what cannot be followed."""
 
 
 class OutsideMatrix(NumbaconvError, IndexError):
@@ -49,75 +42,6 @@ class OutsideMatrix(NumbaconvError, IndexError):
     def __str__(self) -> str:
         index, extent = self.args
         return f"the function uses index {index} of an axis that has {extent} elements; correct its loops' ends"
-
-
-# ------------------------------------------------------------------------------------------ addresses, made up
-
-NEXT, VECTOR, COUNT, FIRST = range(4)
-POINTER, ROWS, COLUMNS, SIZE, BASE, READING, READ_LEFT, WRITING, WRITE_LEFT, ENTRY = range(10)
-MATRICES = 64
-"""A run may have so many matrices, those counted that the function makes."""
-
-
-class Book:
-    """Who lies where: gives out addresses, to matrices before the run and to buffers during it.
-
-    Parameters
-    ----------
-    vector : int
-        Bytes that a walk along a row takes at once; 0 where each element is an access of its own.
-    """
-
-    def __init__(self, vector: int = 0):
-        self.state = np.zeros(FIRST + ENTRY * MATRICES, np.int64)
-        self.state[NEXT], self.state[VECTOR] = PAGE, vector
-
-    def enter(self, rows: int, columns: int, size: int, nbytes: int, offset: int) -> int:
-        """Give a matrix a place, `offset` bytes beyond a page's beginning; returns where the book has it."""
-        return int(_enter(self.state, 0, rows, columns, size, nbytes, offset))
-
-    @property
-    def matrices(self) -> list[tuple[int, int, int, int]]:
-        """(rows, columns, bytes of an element, address) of all matrices, in the order of their making."""
-        made = self.state[FIRST:].reshape(-1, ENTRY)[: self.state[COUNT], ROWS : BASE + 1]
-        return [(rows, columns, size, base) for rows, columns, size, base in made.tolist()]
-
-
-@compiled
-def _enter(book, pointer, rows, columns, size, nbytes, offset):
-    if book[COUNT] == MATRICES:
-        raise CannotTrace("the function has more than 64 different matrices; make buffers once, before its loops")
-    entry = FIRST + ENTRY * book[COUNT]
-    book[COUNT] += 1
-    book[entry + POINTER], book[entry + ROWS], book[entry + COLUMNS] = pointer, rows, columns
-    book[entry + SIZE], book[entry + BASE] = size, book[NEXT] + offset
-    book[NEXT] = (book[NEXT] + offset + nbytes + 2 * PAGE - 1) // PAGE * PAGE  # and a page between neighbours
-    return entry
-
-
-@compiled
-def _entry_of(book, pointer, rows, columns, size):
-    """Where the book has a buffer: as the last one that lay there, if memory given back is used for it again."""
-    for entry in range(FIRST, FIRST + ENTRY * book[COUNT], ENTRY):
-        if book[entry + POINTER] == pointer and book[entry + ROWS] == rows and book[entry + COLUMNS] == columns:
-            return entry
-    return _enter(book, pointer, rows, columns, size, rows * columns * size, 0)
-
-
-@compiled
-def _access(counts, book, entry, address, size, left, write):
-    """Send an access on, unless the vector that began before it has brought it; `left` elements end its row."""
-    if book[VECTOR] == 0:
-        touch(counts, address, size, write)
-        return
-    run = entry + (WRITING if write else READING)
-    if book[run] == address and book[run + 1] > 0:
-        book[run + 1] -= size
-    else:
-        whole = min(book[VECTOR], left * size)
-        touch(counts, address, whole, write)
-        book[run + 1] = whole - size
-    book[run] = address + size
 
 
 # -------------------------------------------------------------------------------------------------- the new type
@@ -139,7 +63,7 @@ class Traced:
         Whose states the compiled code writes to.
     """
 
-    def __init__(self, data, entry, strides, simulation, book):
+    def __init__(self, data: np.ndarray, entry: int, strides: tuple[int, ...], simulation: Simulation, book: Book):
         self.data, self.entry, self.strides = data, entry, strides
         self.base = int(book.state[entry + BASE])
         self.simulation, self.book = simulation, book
@@ -219,7 +143,7 @@ def _read(matrix, index):
 
         def read(matrix, index):
             offset, left = _offset(index, matrix._data.shape, matrix._strides)
-            _access(matrix._counts, matrix._places, matrix._entry, matrix._base + offset, size, left, 0)
+            access(matrix._counts, matrix._places, matrix._entry, matrix._base + offset, size, left, 0)
             return matrix._data[index]
 
         return read
@@ -232,7 +156,7 @@ def _write(matrix, index, value):
 
         def write(matrix, index, value):
             offset, left = _offset(index, matrix._data.shape, matrix._strides)
-            _access(matrix._counts, matrix._places, matrix._entry, matrix._base + offset, size, left, 1)
+            access(matrix._counts, matrix._places, matrix._entry, matrix._base + offset, size, left, 1)
             matrix._data[index] = value
 
         return write
@@ -246,7 +170,7 @@ def _buffer(like, rows, columns):
 
         def traced_buffer(like, rows, columns):
             data = np.empty((rows, columns), dtype)
-            entry = _entry_of(like._places, data.ctypes.data, rows, columns, size)
+            entry = entry_of(like._places, data.ctypes.data, rows, columns, size)
             return _another(like, data, entry, like._places[entry + BASE], (columns * size, size))
 
         return traced_buffer
