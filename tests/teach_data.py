@@ -43,9 +43,9 @@ def step(number: int, name: str) -> dict[str, Any]:
 def ladder() -> dict[str, Any]:
     sizes = [64, 128, 256, 512, 1024]
     assembly = {"text": "vmovups zmm1, [rax]\nvfmadd231ps zmm0, zmm1, zmm2\n", "loads": 1, "stores": 0, "fmas": 1,
-                "spills": 0, "lanes": 16}  # fmt: skip
+                "multiply_adds": 1, "spills": 0, "lanes": 16}  # fmt: skip
     steps = [
-        {**step(i, name), "seconds": 2 * 512**3 / speed / 1e9, "gflops": speed, "threads": 1 + (i > 6),
+        {**step(i, name), "seconds": 2 * 512**3 / speed / 1e9, "gflops": speed, "threads": 1 + (i > 6), "rows": 512,
          "assembly": assembly, "loads_per_fma": 2 / i}
         for i, (name, speed) in enumerate(zip(CPU, SPEEDS, strict=True), start=1)
     ]  # fmt: skip
@@ -53,7 +53,16 @@ def ladder() -> dict[str, Any]:
         {"name": name, "sizes": sizes, "gflops": [speed * (1.3 - 0.1 * i) for i in range(len(sizes))]}
         for name, speed in zip(CPU, SPEEDS, strict=True)
     ]
-    return {"m": 512, "n": 512, "k": 512, "peak_gflops": 236.0, "threads": 2, "steps": steps, "curves": curves}
+    return {
+        "m": 512,
+        "n": 512,
+        "k": 512,
+        "peak_gflops": 118.0,
+        "peak_gflops_all_threads": 236.0,
+        "threads": 2,
+        "steps": steps,
+        "curves": curves,
+    }
 
 
 def events(order: str, m: int, n: int, k: int) -> list[list[int]]:

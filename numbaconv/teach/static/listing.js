@@ -22,12 +22,14 @@ function listing(step) {
 
 /** Assembly, with its loads, stores and multiply-adds marked. */
 function assembly(step) {
-  const {text, loads, stores, fmas, spills, lanes} = step.assembly;
+  const {text, loads, stores, multiply_adds: pairs, fmas, spills, lanes} = step.assembly;
   const count = (what, many) => `${many} ${what}${many === 1 ? "" : "s"}`;
-  const kind = (line) => (/\bv?f(n?m(add|sub)|mla)|\bvfm/.test(line) ? "fma" : "");
+  const kind = (line) => (/\b(vfn?m(add|sub)|v?(mul|add)[ps][sd]\b|fmla)/.test(line) ? "fma" : "");
+  const how = fmas ? "fused" : "a product and a sum each";
   return details(
-    `The inner loop in assembly: ${count("load", loads)}, ${count("store", stores)}, ${count("multiply-add", fmas)} ` +
-      `of ${count("lane", lanes)}, ${count("spill", spills)}`,
+    loads == null ? "The inner loop in assembly" :
+      `The inner loop in assembly: ${count("load", loads)}, ${count("store", stores)}, ${count("multiply-add", pairs ?? fmas)} ` +
+        `(${how}) of ${count("lane", lanes)}, ${count("spill", spills)}`,
     el("div", {class: "listing", tabindex: "0", role: "region", "aria-label": `Assembly of ${step.name}`},
       el("pre", {}, el("code", {}, text.trimEnd().split("\n").map((line) =>
         el("span", {class: `line ${kind(line)}`, "data-mark": kind(line) ? "*" : ""}, line, "\n"))))),
