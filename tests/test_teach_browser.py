@@ -91,6 +91,8 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(browser, file):
             if len(reached) == wanted:
                 break
         assert reached == set(range(wanted))
+        stops = "[...document.querySelectorAll('[role=tablist]')].map((list) => list.querySelectorAll('[tabindex=\"0\"]').length)"
+        assert page.evaluate(stops) == [1, 1, 1]  # one tab of each; arrow keys reach the others
 
 
 def test_charts_say_in_words_what_they_draw(shared):

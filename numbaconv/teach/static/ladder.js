@@ -49,7 +49,7 @@ part("ladder-curves", "ladder", (found) => {
   const sizes = [...new Set(rows.map((row) => row.x))].sort(d3.ascending);
   return chart({
     title: "Speed against size, m = n = k",
-    see: "Untiled loops sink once the matrices leave a cache; tiled ones stay level. The axis is logarithmic: each line up is ten times faster.",
+    see: "Follow a line to the right: loops without tiles sink when the matrices leave a cache. The axis is logarithmic: ten times faster is one step up.",
     text: curves.map(({name, gflops}) => `${name}: ${gflops.map((g) => number(g)).join(", ")}`).join("; ") +
       ` GFLOP/s at sizes ${sizes.join(", ")}.`,
     draw: (width) => Plot.plot({

@@ -11,11 +11,12 @@ function drawing({flats, slopes, points, axis, fill, symbol}) {
   const left = Math.min(d3.min(points, (p) => p.x), top / steep) / 2;
   const right = Math.max(d3.max(points, (p) => p.x), top / d3.min(slopes, (roof) => roof.speed)) * 2;
   const bottom = d3.min(points, (p) => p.y) / 2;
+  const high = Math.max(top * 1.8, d3.max(points, (p) => p.y) * 1.4);
   return (width) => {
     const height = Math.max(430, Math.min(580, width * 0.62));
     const margin = {marginLeft: 50, marginRight: 20, marginTop: 36, marginBottom: 46};
     const x = d3.scaleLog([left, right], [margin.marginLeft, width - margin.marginRight]);
-    const y = d3.scaleLog([bottom, top * 2], [height - margin.marginBottom, margin.marginTop]);
+    const y = d3.scaleLog([bottom, high], [height - margin.marginBottom, margin.marginTop]);
     const angle = Math.atan((y(1) - y(10)) / (x(10) - x(1)));
     const along = {rotate: -angle * 180 / Math.PI, dx: -10 * Math.sin(angle), dy: -10 * Math.cos(angle)};
     const rising = slopes.map((roof, i) => {
@@ -31,7 +32,7 @@ function drawing({flats, slopes, points, axis, fill, symbol}) {
     return Plot.plot({
       width, height, style, ...margin,
       x: {type: "log", domain: [left, right], label: `${axis} →`, labelOffset: below.x.labelOffset, tickFormat: (t) => number(t, 1), ticks: width < 500 ? 4 : 8},
-      y: {type: "log", domain: [bottom, top * 2], label: "↑ GFLOP/s", labelOffset: 44, grid: true, tickFormat: (t) => number(t, 1), ticks: 5},
+      y: {type: "log", domain: [bottom, high], label: "↑ GFLOP/s", labelOffset: 44, grid: true, tickFormat: (t) => number(t, 1), ticks: 5},
       marks: [
         ...rising.map((roof) => Plot.link([roof], {x1: "from", y1: (r) => r.from * r.speed, x2: "to", y2: (r) => r.to * r.speed,
           stroke: "var(--soft)", strokeWidth: 2, strokeDasharray: dash(roof), clip: true})),
