@@ -212,6 +212,7 @@ def _measured(problem: ConvProblem, request: Request, specs: list[str], orders: 
         try:
             call = call_of(spec)
             call()
+            call()  # the first one that runs from tape (``recording``) compiles what does so
             runs = _alone(call, timer)
         except Exception as error:
             warnings.warn(f"numbaconv: measure leaves {spec} out at {problem}, it failed ({type(error).__name__}: "

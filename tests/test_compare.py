@@ -137,6 +137,23 @@ def cells(printed, title):
 # ------------------------------------------------------------------------------------------------ who takes part
 
 
+def test_a_run_from_tape_is_compiled_before_any_is_timed(monkeypatch):
+    """A call is recorded; the next one, the first from tape, may compile for seconds."""
+    runs, before = [], []
+
+    class Counting(nc.Lowering):
+        name, family, paper = "counting", "test", "none"
+
+        def run(self, ctx, x, prepared, out):
+            Reference().run(ctx, x, prepared, out)
+            runs.append(self.name)
+
+    nc.register(Counting)
+    monkeypatch.setattr(comparing._Ready, "_alone", lambda self: before.append(len(runs)) or 1e-3)
+    comparing.compare(nc.ConvProblem.parse(SMALL), ["counting"], 1, seconds=0.01)
+    assert before == [2]
+
+
 def test_patterns_name_lowerings():
     assert comparing.specs_of() == ["conv1x1", "im2col"]
     assert comparing.specs_of(["*", "reference"]) == ["conv1x1", "im2col", "reference"]

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import oracles
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 import numbaconv as nc
 from numbaconv import find_database, measured, registry
@@ -79,6 +79,14 @@ def test_those_near_the_best_take_turns_and_the_turns_decide(clock):
     assert clock["turns"] == [[names[0], names[2]]]  # 5 is more than 1.5 times 3
     assert found.chosen == names[2]
     assert found.times == {names[0]: 1.0, names[2]: 0.5, names[1]: 5.0} | dict.fromkeys(names[3:], 9.0)
+
+
+def test_a_run_from_tape_is_compiled_before_any_is_timed(clock, monkeypatch):
+    """A call is recorded; the next one, the first from tape, may compile for seconds."""
+    calls = []
+    monkeypatch.setattr(measured, "_arrays", lambda *_: lambda spec: lambda: calls.append(spec))
+    measured.measure(PROBLEM, REQUEST)
+    assert calls == [name for name in specs() for _ in range(2)]
 
 
 def test_time_that_is_up(clock, monkeypatch):
@@ -235,15 +243,16 @@ def test_it_computes(rng, monkeypatch):
     x, w, bias = (rng.integers(-3, 4, shape).astype("f4") for shape in ((1, 8, 9, 9), (16, 8, 3, 3), (16,)))
     wanted = oracles.conv2d(x, w, bias, (1, 1), (1, 1, 1, 1), activation="relu")
     terms = {"padding": 1, "activation": "relu", "algorithm": "measure"}
-    assert_array_equal(nc.conv2d(x, w, bias, **terms), wanted)
+    near = {"rtol": 0, "atol": 1e-4}  # Winograd's transforms round, where one wins
+    assert_allclose(nc.conv2d(x, w, bias, **terms), wanted, **near)
     layer = nc.Conv2d.from_arrays(w, bias, **terms)
-    assert_array_equal(layer(x), wanted)
+    assert_allclose(layer(x), wanted, **near)
     entry = measured.known(PROBLEM, Request(num_threads=measured.detect().cores))
     assert entry.times[layer.algorithm] == min(filter(None, entry.times.values()))
     assert 0 < min(filter(None, entry.times.values())) < 1
     handle = nc.plan(PROBLEM, "measure", bias=True, activation="relu").prepare(w, bias)
     assert handle.algorithm == layer.algorithm
-    assert_array_equal(handle(x), wanted)
+    assert_allclose(handle(x), wanted, **near)
 
 
 def test_explain_shows_what_was_measured(clock):
