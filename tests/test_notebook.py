@@ -63,4 +63,6 @@ def test_a_lowering_is_prototyped(executed):
     assert sum(row.startswith("im2col-slices") for row in rows) == 6
     kinds = {kind for cell in notebook.cells if cell.id == "plot" for output in cell.outputs for kind in output.data}
     assert "image/png" in kinds
+    assert said["step-wrong"].startswith("two_terms is wrong at")
+    assert said["step-right"].startswith("two_terms is right")
     assert not any(output.get("name") == "stderr" for cell in notebook.cells for output in cell.get("outputs", ()))
