@@ -7,5 +7,6 @@ docstring compares it with the step before; its function has the same signature 
 from numbaconv.ladder.assembly import assembly
 from numbaconv.ladder.check import check
 from numbaconv.ladder.step import LADDERS, Step, step, steps
+from numbaconv.ladder.trace import record, traffic
 
-__all__ = ["LADDERS", "Step", "assembly", "check", "step", "steps"]
+__all__ = ["LADDERS", "Step", "assembly", "check", "record", "step", "steps", "traffic"]
