@@ -29,7 +29,7 @@ TOO_PALE = """() => {
   const found = new Set();
   for (const node of document.body.querySelectorAll("*:not(svg, svg *, script, style, template)")) {
     const own = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!own || !node.offsetParent || node.disabled || node.matches(".hidden, [style*=background]")) continue;
+    if (!own || !node.offsetParent || node.disabled || node.matches(".hidden")) continue;
     const [a, b] = [light(parse(getComputedStyle(node).color).rgb), light(behind(node))].sort((x, y) => y - x);
     const ratio = (a + 0.05) / (b + 0.05);
     if (ratio < 4.5) found.add(`${node.tagName}.${node.className}: ${ratio.toFixed(2)}`);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 
@@ -91,8 +92,15 @@ def test_every_control_has_a_name_and_the_keyboard_reaches_it(browser, file):
             if len(reached) == wanted:
                 break
         assert reached == set(range(wanted))
-        stops = "[...document.querySelectorAll('[role=tablist]')].map((list) => list.querySelectorAll('[tabindex=\"0\"]').length)"
+        stops = """[...document.querySelectorAll('[role=tablist]')].map(
+          (list) => list.querySelectorAll('[tabindex="0"]').length)"""
         assert page.evaluate(stops) == [1, 1, 1]  # one tab of each; arrow keys reach the others
+
+
+def test_headings_that_scripts_write_stand_in_order_too(shared):
+    levels = shared.evaluate("[...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].map((node) => +node.tagName[1])")
+    assert 4 in levels
+    assert all(below <= above + 1 for above, below in itertools.pairwise(levels))
 
 
 def test_charts_say_in_words_what_they_draw(shared):

@@ -8,7 +8,9 @@ const watch = new ResizeObserver((entries) => {
     const width = Math.round(contentRect.width);
     if (width && width !== target.drawnWidth) {
       target.drawnWidth = width;
-      target.replaceChildren(target.draw(width));
+      const drawn = target.draw(width);
+      drawn.setAttribute("aria-hidden", "true"); // the place around it has the words
+      target.replaceChildren(drawn);
     }
   }
 });

@@ -31,6 +31,12 @@ function shade(channel, x) {
   return state.colour ? `rgb(${[0, 1, 2].map((i) => (i === channel ? level : 0)).join(" ")})` : `rgb(${level} ${level} ${level})`;
 }
 
+/** How bright that is, from 0 to 1, as the eye sees it. */
+function light(channel, x) {
+  const linear = x <= 0.04045 ? x / 12.92 : ((x + 0.055) / 1.055) ** 2.4;
+  return state.colour ? linear * [0.2126, 0.7152, 0.0722][channel] : linear;
+}
+
 /** The rows of one column: [channel, row, column, weight] in im2col's order. */
 function patch(place) {
   const {kernel, stride, padding, bank} = state;
@@ -121,10 +127,8 @@ function drawColumn(place) {
   const rows = patch(place);
   const shown = rows.slice(0, 27).map(([c, row, column, weight]) => {
     const x = value(c, row, column);
-    const level = x ?? 0;
-    const ink = state.colour ? "#fff" : level > 0.5 ? "#000" : "#fff";
-    const outline = state.colour && level > 0.7 && c === 1 ? "#000" : ink;
-    return el("tr", {}, el("td", {style: `background: ${shade(c, x)}; color: ${outline}; padding: .05rem .6rem`}, level.toFixed(2)),
+    const ink = light(c, x ?? 0) > 0.179 ? "#000" : "#fff"; // where both stand out equally
+    return el("tr", {}, el("td", {style: `background: ${shade(c, x)}; color: ${ink}; padding: .05rem .6rem`}, (x ?? 0).toFixed(2)),
       el("td", {}, `× ${weight < 0 ? "−" : ""}${Math.abs(weight).toFixed(3)}`));
   });
   return columnNow.replaceChildren(el("table", {},
