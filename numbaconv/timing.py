@@ -191,7 +191,7 @@ def burst(
                 for _ in range(dropped):
                     timer.seconds(functions[name], repeat)
                 times[name] += [timer.seconds(functions[name], repeat) / repeat for _ in range(counted)]
-            order.append(order.pop(0))
+            order = order[1:] + order[:1]
     return {name: Sample(tuple(times[name]), first[name]) for name in functions}
 
 

@@ -149,9 +149,18 @@ def test_a_run_from_tape_is_compiled_before_any_is_timed(monkeypatch):
             runs.append(self.name)
 
     nc.register(Counting)
-    monkeypatch.setattr(comparing._Ready, "_alone", lambda self: before.append(len(runs)) or 1e-3)
-    comparing.compare(nc.ConvProblem.parse(SMALL), ["counting"], 1, seconds=0.01)
+    alone = comparing._Ready._alone
+    monkeypatch.setattr(comparing._Ready, "_alone", lambda self: before.append(len(runs)) or alone(self))
+    found = comparing.compare(nc.ConvProblem.parse(SMALL), ["counting"], 1, seconds=0.01)
     assert before == [2]
+    assert [one.spec for one in found.timed] == ["counting"]
+
+
+def test_where_all_are_wrong_nothing_is_timed():
+    nc.register(Wrong)
+    found = comparing.compare(nc.ConvProblem.parse(SMALL), ["wrong"], 1, seconds=0.01)
+    assert set(found.wrong) == {"wrong"}
+    assert found.timed == []
 
 
 def test_patterns_name_lowerings():

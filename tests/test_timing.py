@@ -207,3 +207,7 @@ def test_a_host_that_queues_slowly_is_what_is_seen():
     queue = Queue(launch=50e-6)
     sample = timing.time_call(queue.function("f", 1e-6), 1, pause=0, timer=timing.DeviceTimer(queue))
     assert sample.median == pytest.approx(50e-6, rel=0.05)
+
+
+def test_a_burst_of_nothing_is_nothing():
+    assert timing.burst({}, 3) == {}
