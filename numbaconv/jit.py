@@ -119,13 +119,20 @@ def build_key() -> str:
     return digest.hexdigest()[:16]
 
 
+def _constants(function) -> str:
+    """The numbers that `function` reads from its module: they are compiled in, and the environment may decide them."""
+    numbers = {name: function.__globals__.get(name) for name in function.__code__.co_names}
+    found = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
+    return repr(found) if found else ""
+
+
 class _Locator(_CacheLocator):
     """Puts a function's files into ``cache_directory()/build_key()``, one file a specialisation."""
 
     def __init__(self, py_func, py_file):
         self._py_file = py_file
         cells = tuple(cell.cell_contents for cell in py_func.__closure__ or ())
-        place = f"{py_file}:{py_func.__code__.co_firstlineno}:{cells!r}"
+        place = f"{py_file}:{py_func.__code__.co_firstlineno}:{cells!r}{_constants(py_func)}"
         self._disambiguator = hashlib.sha256(place.encode()).hexdigest()[:12]
 
     @classmethod

@@ -132,3 +132,26 @@ def test_the_section_of_the_page_has_what_the_page_reads(monkeypatch):
     assert curves["production"]["sizes"] == list(ladder.QUICK_SIZES)
     assert max(curves["ijk"]["sizes"]) == 512
     assert all(len(curve["sizes"]) == len(curve["gflops"]) for curve in curves.values())
+
+
+NARROW = """
+import numpy as np, oracles
+from numbaconv.ladder import step
+from numbaconv.machine import detect
+
+rng = np.random.default_rng(3)
+a, b = (rng.integers(-4, 5, shape).astype("f4") for shape in ((37, 19), (19, 83)))
+out = np.full((37, 83), np.nan, "f4")
+for name in ("register-tile", "vector"):
+    assert np.array_equal(step(name).function(a, b, out), oracles.matmul(a, b)), name
+    apart = np.repeat(a, 2, axis=1)[:, ::2]  # for which the loops are compiled anew, but not the tile
+    assert np.array_equal(step(name).function(apart, b, out), oracles.matmul(a, b)), name
+print(step("vector").module.LANES, detect().vector_bits)
+"""
+
+
+def test_tiles_kept_for_one_width_are_not_taken_for_another(python):
+    """The cache is the same, the constants are not."""
+    for name in ("register-tile", "vector"):
+        step(name).function(*(np.ones((4, 4), "f4") for _ in range(3)))
+    assert python(NARROW, env={"NUMBACONV_VECTOR_BITS": "128"}).split() == ["4", "128"]

@@ -26,74 +26,78 @@ FUSED = detect().fma
 MC = 16 * MR
 
 
-def vectors(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
-    """The step before's tile, in scalars: for matrices that do not lie row after row."""
-    c = registers(MR, NR)
-    for i in range(MR):
-        for j in range(NR):
+def vectors(mr, nr, lanes, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
+    """The step before's tile, in scalars: for matrices that do not lie row after row. The first three are constants."""
+    c = registers(mr, nr)
+    for i in range(mr):
+        for j in range(nr):
             c[i, j] = 0
     for p in range(kc_cur):
-        for j in range(NR):
-            for i in range(MR):
+        for j in range(nr):
+            for i in range(mr):
                 c[i, j] += a_pack[a_row + p, i] * b_pack[b_row + p, j]
     for i in range(mr_cur):
         for j in range(index(nr_cur)):
             out[i_first + i, index(j_first) + j] += c[i, j]
 
 
-@overload(vectors)
-def _compiled(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
-    plain = types.Array(types.float32, 2, "C")
-    if a_pack == b_pack == out == plain:
-        return lambda a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur: _vectors(
-            a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur
-        )
-    return vectors
+@overload(vectors, prefer_literal=True)
+def _compiled(mr, nr, lanes, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
+    if not a_pack == b_pack == out == types.Array(types.float32, 2, "C"):
+        return vectors
+
+    def written(mr, nr, lanes, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
+        _vectors(mr, nr, lanes, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur)
+
+    return written
 
 
-@intrinsic
-def _vectors(typingctx, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
+@intrinsic(prefer_literal=True)
+def _vectors(typingctx, mr, nr, lanes, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
+    rows, width, vector = mr.literal_value, nr.literal_value, lanes.literal_value
+    columns = range(width // vector)
+
     def codegen(context, builder, signature, args):
-        v = Lanes(builder, 4, LANES, FUSED)
+        _, _, _, _, a_row, _, b_row, kc_cur, _, i_first, j_first, mr_cur, nr_cur = args
+        v = Lanes(builder, 4, vector, FUSED)
 
         def element(matrix, row, column):
             """The address of an element of the matrix that is argument number `matrix`."""
             array = context.make_array(signature.args[matrix])(context, builder, args[matrix])
-            columns = cgutils.unpack_tuple(builder, array.shape)[1]
-            place = builder.add(builder.mul(row, columns), column)
+            stride = cgutils.unpack_tuple(builder, array.shape)[1]
+            place = builder.add(builder.mul(row, stride), column)
             return v.at(builder.bitcast(array.data, BYTES), builder.mul(place, const(4)))
 
-        kc_cur, i_first, j_first, mr_cur, nr_cur = (args[position] for position in (4, 6, 7, 8, 9))
-        a, b = element(0, args[1], const(0)), element(2, args[3], const(0))
-        c = [[v.variable(v.zero) for _ in range(VECTORS)] for _ in range(MR)]
-        c_rows = [element(5, builder.add(i_first, const(i)), j_first) for i in range(MR)]
+        a, b = element(3, a_row, const(0)), element(5, b_row, const(0))
+        c = [[v.variable(v.zero) for _ in columns] for _ in range(rows)]
+        c_rows = [element(8, builder.add(i_first, const(i)), j_first) for i in range(rows)]
         for row in c_rows:  # it is far away: what is asked for now is here when it is added to
-            for j in range(VECTORS):
+            for j in columns:
                 v.prefetch(v.at(row, j * v.bytes))
         with cgutils.for_range(builder, kc_cur) as loop:
-            a_p = v.at(a, builder.mul(loop.index, const(4 * MR)))
-            b_p = v.at(b, builder.mul(loop.index, const(4 * NR)))
-            b_row = [v.load(v.at(b_p, j * v.bytes)) for j in range(VECTORS)]
-            for i in range(MR):
+            a_p = v.at(a, builder.mul(loop.index, const(4 * rows)))
+            b_p = v.at(b, builder.mul(loop.index, const(4 * width)))
+            b_pj = [v.load(v.at(b_p, j * v.bytes)) for j in columns]
+            for i in range(rows):
                 a_ip = v.splat(v.load_scalar(v.at(a_p, 4 * i)))
-                for j in range(VECTORS):
-                    builder.store(v.fma(a_ip, b_row[j], builder.load(c[i][j])), c[i][j])
-        for i in range(MR):
+                for j in columns:
+                    builder.store(v.fma(a_ip, b_pj[j], builder.load(c[i][j])), c[i][j])
+        for i in range(rows):
             with builder.if_then(builder.icmp_signed("<", const(i), mr_cur)):
-                for j in range(VECTORS):
+                for j in columns:
                     place = v.at(c_rows[i], j * v.bytes)
-                    inside = v.first(builder.sub(nr_cur, const(j * LANES)))
+                    inside = v.first(builder.sub(nr_cur, const(j * vector)))
                     total = builder.fadd(v.masked_load(place, inside), builder.load(c[i][j]))
                     v.masked_store(total, place, inside)
         return context.get_dummy_value()
 
-    arguments = (a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur)
-    return types.void(*arguments), codegen
+    matrices = a_pack, a_row, b_pack, b_row, kc_cur, out
+    return types.void(mr, nr, lanes, *matrices, i_first, j_first, mr_cur, nr_cur), codegen
 
 
 @compiled
 def micro_tile(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur):
-    vectors(a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur)
+    vectors(MR, NR, LANES, a_pack, a_row, b_pack, b_row, kc_cur, out, i_first, j_first, mr_cur, nr_cur)
 
 
 @compiled
