@@ -7,7 +7,8 @@ there. Whatever is absent is left away with a line that says so. Without an inst
 script is used.
 
 The check goes from what must work first to what is nice to know: versions; each word of CUDA kernels; products of every
-tile; precision; torch's arrays and streams; cuBLAS; every lowering; ResNet-50 and VGG-16 against cuDNN; other tiles.
+tile; precision; torch's arrays and streams; cuBLAS; every lowering; ResNet-50 and VGG-16 against cuDNN; the ladder;
+other tiles.
 Nothing stops the rest: cases run in a process of their own, which is replaced when it dies or hangs. After --minutes no
 case begins any more. Files in --out, written as it goes: gpu_check.txt, gpu_check.json, gpu_check.md (tables for the
 README), with --profile and --sanitize gpu_check_tools.txt.

@@ -78,7 +78,7 @@ SOME = [
     "products: 64x64x16_8x4_b4_s3_f32_p0_fma, rows x rows", "products: 64x64x16_4x8_b4_s2_f32_p8_tf32x3, all loaders",
     "products: precision medium", "products: epilogues*", "sharing: host*", "sharing: Conv2d", "sharing: threads",
     "sharing: memory*", "lowerings: im2col float32", "lowerings: accuracy", "device: ceilings", "gemm: 4096*",
-    "calls: memory", "tiles: *tf32,*", "tiles: profiled", "device: compiled*",
+    "calls: memory", "ladder: 1*", "ladder: 5*", "ladder: G*", "tiles: *tf32,*", "tiles: profiled", "device: compiled*",
 ]  # fmt: skip
 
 
@@ -119,7 +119,19 @@ def test_every_case_is_there_once_and_the_first_is_about_versions():
         assert cases[0].key == gpu_cases.VERSIONS
         assert len({case.key for case in cases}) == len(cases)
         assert max(map(gpu_cases.rank, cases)) < len(gpu_cases.ORDER)  # none is forgotten
-    steps = {"device", "words", "products", "sharing", "gemm", "lowerings", "resnet50", "vgg16", "calls", "tiles"}
+    steps = {
+        "device",
+        "words",
+        "products",
+        "sharing",
+        "gemm",
+        "lowerings",
+        "resnet50",
+        "vgg16",
+        "calls",
+        "ladder",
+        "tiles",
+    }
     assert {case.step for case in cases} == steps
 
 
@@ -264,7 +276,8 @@ class MoreDriver(FakeDriver):
 
 SILENT = (
     "device: *", "words: *f32", "products: 64*f32*rows", "products: pre*", "products: epi*", "sharing: [!c]*",
-    "gemm: 4096*", "lowerings: i*2* *", "lowerings: mec *", "lowerings: acc*", "vgg16: *", "calls: *", "tiles: fma*",
+    "gemm: 4096*", "lowerings: i*2* *", "lowerings: mec *", "lowerings: acc*", "vgg16: *", "calls: *", "ladder: *",
+    "tiles: fma*",
 )  # fmt: skip
 
 
@@ -455,6 +468,7 @@ RECORDS = [
     gemm_record(8192, ours_float32=44.0, cuBLAS_float32=50.0),
     layer_record("resnet50", "a", 3, 1.0, implicit_gemm=2.0, direct=0.5),
     layer_record("resnet50", "b", 1, 1.0, implicit_gemm=1.5, im2col=1.4, kn2row_aa=3.0),
+    record_of("ladder", "GFLOP/s", {"gflops": {"naive": 500.0, "production": 40000.0}}),
 ]
 
 
@@ -484,13 +498,14 @@ def test_tables():
     assert "| a | 3 | 1000000 | 500000 | 2.00 | direct nchw | 2000000 | implicit-gemm nchw |" in text
     assert "| b | 1,400,000 us, 2 KiB | 3,000,000 us, 2 KiB | - | 1,500,000 us, 2 KiB |" in text
     assert "| resnet50 | 4 | 4000.00 | 2900.00 | 7500.00 | 1.38 | 0.53 | 1 of 2 |" in text
+    assert "| naive | 500 | 0.013 |" in text
     assert "| vgg16, auto, of cuDNN's speed | >= 0.90 |  | not measured |" in text
     wrong = record_of("words", "w", {}, "wrong", "how")
     regret = record_of("tiles", "t", {"regret": 1.5}, "ok", "far")
     said = gpu_report.summary([*RECORDS, wrong, regret])
     assert "wrong words: w: how" in said
     assert "t: far" in said
-    assert "5 ok, 1 wrong" in said
+    assert "6 ok, 1 wrong" in said
     assert "MISSED" in said
 
 
@@ -505,7 +520,7 @@ def test_the_journal_writes_as_it_goes(tmp_path):
     journal.write()
     assert journal.bad == 1
     found = json.loads((tmp_path / "out" / "gpu_check.json").read_text())
-    assert [record["status"] for record in found["records"]] == ["ok"] * 4 + ["crash"]
+    assert [record["status"] for record in found["records"]] == ["ok"] * 5 + ["crash"]
     assert found["notes"] == ["nothing is there"]
     assert len(found["figures"]) == 11
     text = (tmp_path / "out" / "gpu_check.txt").read_text()

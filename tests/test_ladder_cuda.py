@@ -202,11 +202,12 @@ def test_the_page_has_what_a_block_asks_of_memory(emulator, monkeypatch):
     ticks = []
     found = section.measure(True, ticks.append)
     assert len(ticks) == section.units(True) == len(NAMES)
-    assert (found["m"], found["n"], found["k"], found["reason"]) == (256, 256, 32, None)
+    assert (found["m"], found["n"], found["k"]) == (256, 256, 32)
     assert json.loads(json.dumps(found)) == found
     for one in found["steps"]:
         sectors, global_loads, shared_loads, bytes_per_mac = COUNTED[one["name"]]
         assert tuple(one["sectors"].values()) == sectors, one["name"]
+        assert one["macs"] == 256 * 256 * 32
         assert one["global_loads"] == global_loads * one["macs"], one["name"]
         assert one["shared_loads"] == shared_loads * one["macs"], one["name"]
         assert one["bytes_per_mac"] == bytes_per_mac == 32 * one["transactions"] / one["macs"], one["name"]
@@ -222,6 +223,7 @@ def test_the_page_has_what_a_block_asks_of_memory(emulator, monkeypatch):
         assert sorted(at[2:4] for at in coalesced["warp"] if at[4] == 2 * load + 1) == [[i, i] for i in range(32)]
     for picture in (naive, coalesced, *others):
         ours = [tuple(at[1:3]) for at in picture["warp"] if at[0] == 2]
+        assert {at[4] for at in picture["warp"] if at[0] == 2} == {picture["warp"][-1][4]}
         assert len(ours) == len(set(ours)) in (32, 64 * 32)  # who computes what: each element once
 
 
@@ -246,9 +248,8 @@ def test_a_page_without_the_emulator_says_why(monkeypatch):
     monkeypatch.setattr(cuda_devices, "_runtimes", {})
     monkeypatch.setattr(emulated.importlib.util, "find_spec", lambda name: None)
     monkeypatch.delenv("NUMBACONV_CUDA", raising=False)
-    found = section.measure(True, lambda text: None)
-    assert "pip install greenlet" in found["reason"]
-    assert all(one["source"] and one["macs"] is one["picture"] is None for one in found["steps"])
+    with pytest.raises(DeviceUnavailable, match="pip install greenlet"):
+        section.measure(True, lambda text: None)
     assert "NUMBACONV_CUDA" not in section.os.environ
 
 

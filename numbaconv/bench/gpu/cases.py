@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from numbaconv.bench.gpu import (
     convs,
     facts,
+    ladder,
     networks,
     products,
     sharing,
@@ -26,7 +27,7 @@ ORDER = (
     "sharing: host*", "sharing: Conv2d", "sharing: torch*",
     "device: ceilings", "gemm: 4096 x 4096 x 4096", "gemm: 8192*", "device: clocks",
     "lowerings: * float32", "lowerings: accuracy",
-    "gemm: *", "resnet50: *", "vgg16: *", "calls: *",
+    "gemm: *", "resnet50: *", "vgg16: *", "calls: *", "ladder: *",
     "tiles: *other tiles*", "tiles: *",
     "sharing: *", "products: *", "lowerings: *", "mobilenet*", "device: compiled kernels",
 )  # fmt: skip
@@ -39,7 +40,7 @@ def rank(case: Case) -> int:
 
 def all_cases(quick: bool) -> list[Case]:
     """Every case, in the order in which they run."""
-    modules = (words, products, sharing, speed, convs, networks, tiles, facts)
+    modules = (words, products, sharing, speed, convs, networks, ladder, tiles, facts)
     found = [facts.first(), *(case for module in modules for case in module.cases(quick))]
     return sorted(found, key=rank)
 

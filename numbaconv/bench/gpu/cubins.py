@@ -25,7 +25,17 @@ from numbaconv.jit_cuda import Kernel
 
 __all__ = ["Witness", "compile_all", "export", "record", "source_key", "use"]
 
-ROOMS = {"devices", "gemm", "lowerings", "geometry.py", "jit_cuda.py", "lift.py", "lift_cuda.py", "lowering_cuda.py"}
+ROOMS = {
+    "devices",
+    "gemm",
+    "lowerings",
+    "ladder",
+    "geometry.py",
+    "jit_cuda.py",
+    "lift.py",
+    "lift_cuda.py",
+    "lowering_cuda.py",
+}
 """Where kernels are made, but for the check's own."""
 OWN = "gpu_word_kernels.py"
 

@@ -85,7 +85,7 @@ def summary(records: Sequence[dict[str, Any]]) -> str:
     if slow:
         lines += ["", "Products whose chosen tile is not the best:"]
         lines += [f"  {r['name']}: {r['note']}" for r in sorted(slow, key=lambda r: -r["data"]["regret"])[:15]]
-    for table in (_gemm_lines(records), _layer_lines(records), _network_lines(records)):
+    for table in (_gemm_lines(records), _ladder_lines(records), _layer_lines(records), _network_lines(records)):
         lines += ["", *table] if table else []
     bad = [record for record in records if record["status"] in BAD]
     if bad:
@@ -142,6 +142,21 @@ GEMM_HEAD = ["TFLOP/s, m x k x n", "cuBLAS", "float32", "high", "cuBLAS TF32", "
 def _gemm_lines(records: Sequence[dict[str, Any]]) -> list[str]:
     rows = gemm_rows(records)
     return _columns([GEMM_HEAD, *rows]) if rows else []
+
+
+LADDER_HEAD = ["GFLOP/s, step of the ladder", "found", "of production"]
+
+
+def ladder_rows(records: Sequence[dict[str, Any]]) -> list[list[str]]:
+    rates: dict[str, float] = next(
+        (r["data"]["gflops"] for r in records if r["step"] == "ladder" and "gflops" in r["data"]), {}
+    )
+    return [[name, f"{rate:,.0f}", f"{rate / rates['production']:.3f}"] for name, rate in rates.items()]
+
+
+def _ladder_lines(records: Sequence[dict[str, Any]]) -> list[str]:
+    rows = ladder_rows(records)
+    return _columns([LADDER_HEAD, *rows]) if rows else []
 
 
 LAYER_HEAD = ["us, layer", "x", "cuDNN", "ours", "of cuDNN's speed", "who", "auto", "auto's"]
@@ -202,6 +217,7 @@ def markdown(records: Sequence[dict[str, Any]], begun: datetime.datetime) -> str
              [[f.what, f.wanted, f.found, verdict(f)] for f in figures(records)])]  # fmt: skip
     for title, head, rows in (
         ("Products: median TFLOP/s, contenders in turns in one run.", GEMM_HEAD, gemm_rows(records)),
+        ("The ladder: median GFLOP/s at 4096 x 4096 x 4096, in turns in one run.", LADDER_HEAD, ladder_rows(records)),
         ("Networks: sums of median times.", NETWORK_HEAD, network_rows(records)),
         ("Layers: median microseconds, both memory orders, the better one of each.", LAYER_HEAD, layer_rows(records)),
         ("Time and lowered data, NCHW.", ["layer", *MEMORY_SPECS], memory_rows(records)),
