@@ -32,8 +32,9 @@ part("ladder-chart", "ladder", (found) => chart({
     label: "GFLOP/s →", fill: "var(--accent)", domain: [0, d3.max([...peaksOf(found), ...found.steps], (one) => one.gflops) * 1.01],
     marks: [
       Plot.ruleX(peaksOf(found), {x: "gflops", stroke: "var(--s1)", strokeWidth: 2, strokeDasharray: "6 4"}),
-      Plot.text(peaksOf(found), {x: "gflops", text: "name", frameAnchor: "top", dy: -14, dx: 4, textAnchor: "end",
-        fill: "var(--s1)", fontWeight: 600, fontSize: width < 500 ? 11 : 13}),
+      // Where there is little room the names stand one below the other.
+      ...peaksOf(found).map((peak, i) => Plot.text([peak], {x: "gflops", text: "name", frameAnchor: "top", dx: 4, textAnchor: "end",
+        dy: width < 500 && i ? -2 : -14, fill: "var(--s1)", fontWeight: 600, fontSize: width < 500 ? 11 : 13})),
     ],
   }),
   numbers: [["step", "threads", "rows of A", "time", "GFLOP/s", "of its threads’ peak", "faster than the step before"],

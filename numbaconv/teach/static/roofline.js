@@ -38,7 +38,7 @@ function drawing({flats, slopes, points, axis, fill, symbol}) {
           stroke: "var(--soft)", strokeWidth: 2, strokeDasharray: dash(roof), clip: true})),
         ...flats.map((roof) => Plot.link([roof], {x1: (r) => r.gflops / steep, y1: "gflops", x2: right, y2: "gflops",
           stroke: "var(--ink)", strokeWidth: 2, strokeDasharray: dash(roof), clip: true})),
-        Plot.text(rising, {x: "at", y: (r) => r.at * r.speed, text: "name", ...along, fill: "var(--ink)", fontSize: small,
+        Plot.text(rising, {x: "at", y: (r) => r.at * r.speed, text: width < 500 ? "level" : "name", ...along, fill: "var(--ink)", fontSize: small,
           stroke: "var(--paper)", strokeWidth: 4}),
         Plot.text(flats, {x: right, y: "gflops", text: "name", textAnchor: "end", dy: -9, fill: "var(--ink)", fontWeight: 600,
           fontSize: small, stroke: "var(--paper)", strokeWidth: 4}),
@@ -72,18 +72,20 @@ part("roofline-chart", "roofline", ({peaks, bandwidths, points, size, problem}) 
   };
   const taken = (group, key) => points.filter((p) => p.group === group && p[key] != null)
     .map((p) => ({name: p.name, threads: p.threads ?? 1, x: p[key], y: p.gflops}));
+  const side = size ? `, ${size} × ${size} times ${size} × ${size}` : "";
   const ladder = {
-    intensity: () => made(`The ladder under its roofs${size ? `, ${size} × ${size} times ${size} × ${size}` : ""}`,
-      "A point on a roof is as fast as this machine allows. Far below all roofs, something else makes it wait: the latency of loads, or numbers multiplied one at a time.",
+    intensity: () => made(`The same, by the bytes that come from memory${side}`,
+      "Matrices of this size fit into the last cache, so all steps ask memory for about the same: here it is not what makes them wait.",
       taken("ladder", "intensity"), ["memory"], "FLOP for each byte of memory", SERIES[5], "circle"),
-    l1: () => made("The same, by the bytes that enter the first-level cache",
-      "Blocking and packing move points to the right here: fewer bytes come into the first-level cache for the same work.",
-      taken("ladder", "l1"), ["L2", "L1", "L3", "memory"].filter((name) => slopes.some((roof) => roof.level === name)),
+    l1: () => made(`The ladder under its roofs${side}`,
+      "A point on a roof is as fast as this machine allows. Loops in a better order and tiles in registers move a point to the right: fewer bytes come into the first-level cache for the same work. Far below all roofs something else makes it wait, such as numbers multiplied one at a time. Steps of one thread.",
+      taken("ladder", "l1").filter((p) => p.threads === 1), ["L2", "L1", "L3", "memory"].filter((name) => slopes.some((roof) => roof.level === name)),
       "FLOP for each byte into L1", SERIES[5], "circle"),
   };
-  const place = el("div", {}, ladder.intensity());
-  const choice = points.some((p) => p.l1 != null) &&
-    menu("Bytes are counted", [["intensity", "at memory"], ["l1", "at the first-level cache"]], (key) => place.replaceChildren(ladder[key]()));
+  const counted = points.some((p) => p.l1 != null);
+  const place = el("div", {}, counted ? ladder.l1() : ladder.intensity());
+  const choice = counted &&
+    menu("Bytes are counted", [["l1", "at the first-level cache"], ["intensity", "at memory"]], (key) => place.replaceChildren(ladder[key]()));
   const lowerings = taken("lowering", "intensity");
   return [
     choice && el("div", {class: "controls"}, choice), place,
