@@ -103,7 +103,7 @@ def asynchronous(a, b, c, m, n, k):
                     for s in range(nr):
                         sums[r * nr + s] += a_part[r * vector + t] * b_part[s]
         slot = int32(1 - slot)
-    wait_for_copies()
+    wait_for_copies()  # where k is 0, one is under way
 
     for r in range(mr):
         for s in range(0, nr, vector):
