@@ -21,8 +21,8 @@ part("stride", "convolution", ({stride: {rule, small, layer}}) => {
   const titles = ["stride", "places along one side", "result", "im2col writes", "each pixel, on average", "columns shared by neighbours"];
   return [
     el("div", {class: "formula"}, el("p", {}, rule)),
-    table(small.title, titles, rows(small), [0, 1]),
-    details(`The same for ${layer.title}`, table(layer.title, titles, rows(layer), [0, 1])),
+    table(small.title, titles, rows(small)),
+    details(`The same for ${layer.title}`, table(layer.title, titles, rows(layer))),
   ];
 });
 

@@ -76,8 +76,8 @@ part("device-steps", "device", ({steps}) => stepTabs("cuda", "Steps of the CUDA 
     ["global memory", number(step.bytes_per_mac), "bytes for a multiply-add"],
     ["loads from shared memory", number(step.shared_loads / step.macs), "for a multiply-add"],
   ]),
-  step.sectors && el("p", {}, "The first warp’s first access takes ",
-    Object.entries(step.sectors).map(([name, count]) => `${count} for ${name.toUpperCase()}`).join(", "),
-    " sectors of 32 bytes; 4 sectors hold 32 numbers that lie side by side."),
+  step.sectors && el("p", {}, "Sectors of 32 bytes that the first warp’s first access takes: ",
+    Object.entries(step.sectors).map(([name, count]) => `of ${name.toUpperCase()} ${count}`).join(", "),
+    ". Four sectors hold 32 numbers that lie side by side."),
   picture(step.picture, step.name),
 ] : [])));

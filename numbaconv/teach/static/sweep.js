@@ -19,7 +19,7 @@ function heatMap({name, title, x, y, cells, model, best}) {
     text: `Best: ${named(best)}, ${number(at(best)?.gflops)} GFLOP/s. Model: ${named(model)}, ${number(at(model)?.gflops)} GFLOP/s.`,
     draw: (width) => {
       const left = 16 + 8 * d3.max(y.values, (value) => String(value).length);
-      const small = (width - left) / x.values.length < 44;
+      const small = (width - left) / x.values.length < 52;
       return Plot.plot({
         width, height: 34 * Math.max(2, y.values.length) + 78, style, marginLeft: left, marginTop: 34, marginBottom: 44, padding: 0.04,
         x: {domain: x.values, label: `${x.name} →`, labelAnchor: "right", type: "band", tickFormat: String},
