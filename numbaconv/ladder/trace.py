@@ -17,7 +17,7 @@ import functools
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 from types import FunctionType
@@ -154,7 +154,7 @@ def record(
 def _run(function, operands, options, leading, simulation, book, offset=0) -> dict[str, Traced]:
     """Run it on traced operands, and return those by name."""
     code = _python(function)
-    _refuse_unseen(code, set())
+    _refuse_unseen(code)
     try:
         given = inspect.signature(code).bind(*operands, **options).arguments
     except TypeError as error:
@@ -211,21 +211,26 @@ MAKERS = {f"{name}{like}" for name in ("empty", "zeros", "ones", "full") for lik
 }
 
 
-def _refuse_unseen(code: FunctionType, seen: set[FunctionType]):
+def _refuse_unseen(code: FunctionType):
     """Refuse arrays that a function makes of its own: they would be used and not be seen."""
-    if code in seen:
-        return
-    seen.add(code)
-    used = code.__code__.co_names
-    if makers := [name for name in used if name in MAKERS and name not in code.__globals__]:
-        raise CannotTrace(
-            f"{code.__name__} makes an array by np.{makers[0]}, whose accesses would not be seen; "
-            "make it by numbaconv.ladder.words.buffer(a, rows, columns), or hand it over as an argument"
-        )
-    cells = [cell.cell_contents for cell in code.__closure__ or ()]
-    for value in [code.__globals__.get(name) for name in used] + cells:
-        if isinstance(value, Dispatcher):
-            _refuse_unseen(value.py_func, seen)
+    for function in _reached(code):
+        makers = [name for name in function.__code__.co_names if name in MAKERS and name not in function.__globals__]
+        if makers:
+            raise CannotTrace(
+                f"{function.__name__} makes an array by np.{makers[0]}, whose accesses would not be seen; "
+                "make it by numbaconv.ladder.words.buffer(a, rows, columns), or hand it over as an argument"
+            )
+
+
+def _reached(code: FunctionType) -> list[FunctionType]:
+    """The function and all compiled ones that it calls, the callers first."""
+    found = [code]
+    for function in found:  # which grows meanwhile
+        cells = [cell.cell_contents for cell in function.__closure__ or ()]
+        named = [function.__globals__.get(name) for name in function.__code__.co_names]
+        called = [value.py_func for value in named + cells if isinstance(value, Dispatcher)]
+        found += [one for one in dict.fromkeys(called) if one not in found]
+    return found
 
 
 def _reason(text: str) -> str:
@@ -270,17 +275,20 @@ def _events(log: np.ndarray, places: list[_Place]) -> np.ndarray:
 
 def _buffer_names(code: FunctionType, count: int) -> list[str]:
     """What the source calls its buffers, in order, if they are as many as it made."""
+    names = [name for function in _reached(code) for name in _buffers_of(function)]
+    return names if len(names) == count else [f"buffer {number + 1}" for number in range(count)]
+
+
+def _buffers_of(function: FunctionType) -> Iterator[str]:
     try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, SyntaxError):
-        tree = ast.Module([], [])
-    names = []
+        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
+    except (OSError, SyntaxError):  # typed in, or a lambda in the middle of a line
+        return
     for node in ast.walk(tree):
         if isinstance(node, ast.Assign):
             for target, value in zip(_several(node.targets[0]), _several(node.value)):
                 if isinstance(value, ast.Call) and isinstance(target, ast.Name) and _called(value) == "buffer":
-                    names.append(target.id)
-    return names if len(names) == count else [f"buffer {number + 1}" for number in range(count)]
+                    yield target.id
 
 
 def _several(node: ast.expr) -> list[ast.expr]:
