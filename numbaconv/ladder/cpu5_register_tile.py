@@ -17,9 +17,7 @@ from numbaconv.machine import detect
 # 512 bits: 8 accumulators of 32 registers (16 where LLVM prefers 256 bits for loops of its own); 256 bits: 8 of 16.
 MR, NR = 8 if detect().vector_bits == 512 else 4, 16
 NC = 512
-KC = max(
-    32, detect().l2_bytes // 2 // (4 * NC)
-)  # B's block as large as it was, but deeper: C is touched once in kc steps
+KC = max(32, detect().l2_bytes // 2 // (4 * NC))  # half of L2 as before, but deeper: C is touched once in kc steps
 MC = 16 * MR
 
 
