@@ -19,6 +19,9 @@ NAMES = ["ijk", "ikj", "blocked", "packed", "register-tile", "vector", "parallel
 GEMMS = [one for one in steps("cpu") if LADDERS["cpu"] == "gemm"]
 
 
+GUARD = 256
+
+
 def edges() -> list[tuple[int, int, int]]:
     """(m, n, k): single rows, columns and products, nothing at all, primes, and one around every block and tile."""
     tiles = {(one.module.MR, one.module.NR) for one in (step("register-tile"), step("vector"))}
@@ -36,13 +39,26 @@ def test_every_step_is_exact(one, rng):
     a, b = (rng.integers(-4, 5, (1200, 1200)).astype("f4") for _ in range(2))
     for m, n, k in edges():
         left, right = a[:m, :k].copy(), b[:k, :n].copy()
-        out = np.full((m, n), np.nan, "f4")
+        memory = np.full(m * n + 2 * GUARD, -0.0, "f4")  # where even an added zero is seen
+        out = memory[GUARD : GUARD + m * n].reshape(m, n)
+        out[...] = np.nan
         result = one.function(left, right, out=out)
+        assert np.signbit(memory[:GUARD]).all(), (m, n, k)
+        assert np.signbit(memory[GUARD + m * n :]).all(), (m, n, k)
         assert np.array_equal(out, oracles.matmul(left, right)), (m, n, k)
         assert result.shape == out.shape
         assert np.shares_memory(result, out) or not out.size
         assert np.array_equal(left, a[:m, :k])
         assert np.array_equal(right, b[:k, :n])
+
+
+@pytest.mark.parametrize("name", ["blocked", "packed", "register-tile", "vector"])
+def test_blocks_may_be_of_any_size(name, rng):
+    """As recordings of small matrices want them: several of each, and panels beside each other."""
+    a, b = rng.integers(-4, 5, (23, 37)).astype("f4"), rng.integers(-4, 5, (37, 61)).astype("f4")
+    sizes = {"mc": 8, "kc": 16, "nc": 24} | ({"mr": 4, "nr": 8} if name == "packed" else {})
+    got = step(name).function(a, b, np.full((23, 61), np.nan, "f4"), **sizes)
+    assert np.array_equal(got, oracles.matmul(a, b))
 
 
 @pytest.mark.parametrize("one", GEMMS, ids=lambda one: one.name)

@@ -291,7 +291,7 @@ def test_the_report_says_where_on_the_ladder_it_stands(monkeypatch):
     report = check(returns)
     assert [speed.problem for speed in report.speeds] == ["64 x 64 x 64"]
     assert report.speeds[0].gflops == pytest.approx(20)
-    assert "20 GFLOP/s, 20.0% of a core's peak; between 'ijk' (1) and 'ikj' (30)" in str(report)
+    assert "20 GFLOP/s, 20 % of a core's peak; between 'ijk' (1) and 'ikj' (30)" in str(report)
     rates[""] = 50e9
     assert "beyond 'blocked' (40)" in str(check(returns))
     rates[""] = 0.5e9

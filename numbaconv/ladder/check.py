@@ -62,7 +62,7 @@ class Speed:
         stands = f"between {named[0]} and {named[1]}" if len(named) == 2 else f"beyond {named[0]}" if named else ""
         if named and not slower:
             stands = f"slower than {named[0]}"
-        return f"{self.problem}: {self.gflops:.3g} GFLOP/s, {self.share:.1%} of a core's peak; {stands}."
+        return f"{self.problem}: {self.gflops:.3g} GFLOP/s, {100 * self.share:.2g} % of a core's peak; {stands}."
 
 
 @dataclass(frozen=True)

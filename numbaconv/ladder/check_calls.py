@@ -15,8 +15,8 @@ __all__ = ["Outcome", "Student"]
 
 GUARD = 1 << 13
 """Elements before and behind every matrix: NaN around what is read, and around what is written"""
-UNTOUCHED = -0.1875
-"""which no sum of ours is."""
+UNTOUCHED = -0.0
+"""this, which changes even when nothing is added to it."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ class Student:
         )
         another = not returns and isinstance(answer, np.ndarray) and not np.may_share_memory(answer, out)
         outside = np.concatenate([memory[:GUARD], memory[GUARD + out.size :]])
-        return Outcome(np.array(result), "", seconds, bool((outside != UNTOUCHED).any()), changed, another)
+        beyond = bool((outside != 0).any() or not np.signbit(outside).all())
+        return Outcome(np.array(result), "", seconds, beyond, changed, another)
 
 
 def _style(function: Callable[..., Any], inputs: int) -> tuple[str, str]:

@@ -53,7 +53,9 @@ class Convolution:
 
     @property
     def problem(self) -> ConvProblem:
-        return ConvProblem.from_arrays(*map(np.empty, self._shapes), self.stride, self.padding)
+        return ConvProblem.from_arrays(
+            *(np.empty(shape, np.float32) for shape in self._shapes), self.stride, self.padding
+        )
 
     @property
     def macs(self) -> int:
