@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from numbaconv.gemm import GemmPlan, Operands, PackedMatrix, Schedule, Source, gemm_plan
+from numbaconv.gemm.arithmetic import FMA, Arithmetic, arithmetic_for
 from numbaconv.problem import ConvProblem
 from numbaconv.request import Request
 from numbaconv.workspace import ALIGNMENT, round_up
@@ -42,8 +43,9 @@ class GemmCall:
 
 
 @functools.lru_cache(4096)
-def product_plan(m, n, k, dtype: str, threads: int, operands: Operands, fixed: Schedule | None) -> GemmPlan:
-    return gemm_plan(m, n, k, np.dtype(dtype), threads, operands, None, fixed)
+def product_plan(m, n, k, dtype: str, threads: int, operands: Operands, fixed: Schedule | None,
+                 arithmetic: Arithmetic = FMA) -> GemmPlan:  # fmt: skip
+    return gemm_plan(m, n, k, np.dtype(dtype), threads, operands, None, fixed, arithmetic)
 
 
 def operands_of(a, b, c) -> Operands:
@@ -65,7 +67,8 @@ def plan_of(call: GemmCall, problem: ConvProblem, request: Request, fixed: Sched
     """The plan of a product; where an operand is packed, it keeps to what that was packed for, `fixed`."""
     packed = call.operands.a_packed or call.operands.b_packed
     kept = fixed if packed else None
-    return product_plan(call.m, call.n, call.k, problem.dtype, request.num_threads, call.operands, kept)
+    arithmetic = arithmetic_for(request.precision, problem.dtype)
+    return product_plan(call.m, call.n, call.k, problem.dtype, request.num_threads, call.operands, kept, arithmetic)
 
 
 def panels_of(calls: list[GemmCall], problem: ConvProblem | None, request: Request) -> int:

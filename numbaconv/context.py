@@ -9,6 +9,7 @@ import numpy as np
 from numbaconv.accounts import operands_of, product_plan
 from numbaconv.devices.threads import parallel
 from numbaconv.gemm import Chain, Finish, GemmPlan, Matrix, Operands, PackedMatrix
+from numbaconv.gemm.arithmetic import arithmetic_for
 from numbaconv.geometry import place_record
 from numbaconv.jit import Native
 from numbaconv.lift import LIMITS, lift
@@ -93,7 +94,8 @@ class Context:
         """``multiply`` for operands that know no sizes; `operands` as declared in ``gemm_calls``."""
         start = time.perf_counter()
         fixed = next((x.schedule for x in (a, b) if isinstance(x, PackedMatrix)), None)
-        plan = product_plan(m, n, k, self.problem.dtype, self.threads, operands, fixed)
+        arithmetic = arithmetic_for(self.request.precision, self.problem.dtype)
+        plan = product_plan(m, n, k, self.problem.dtype, self.threads, operands, fixed, arithmetic)
         panels = self._panel_address(plan.panel_bytes, f"multiply {m} x {k} x {n}")
         self._product(plan, a, b, c, panels, accumulate, finish)
         self.stage_times["multiply"] += time.perf_counter() - start

@@ -10,12 +10,14 @@ import numpy as np
 from numbaconv.arrays import any_array, bias_array, device_of, host_array, writable
 from numbaconv.errors import ShapeError
 from numbaconv.gemm import Matrix, Operands, PackedMatrix, gemm_plan
+from numbaconv.gemm.arithmetic import arithmetic_for
 from numbaconv.products import gemm, threads_for
+from numbaconv.request import Request
 
 HINT = 256  # columns a prepacked A is expected to meet, where nothing is said
 
 
-def prepack_a(a: Any, n: int = HINT, num_threads: int | None = None) -> PackedMatrix:
+def prepack_a(a: Any, n: int = HINT, num_threads: int | None = None, precision: str = "highest") -> PackedMatrix:
     """Pack the left operand of many products once.
 
     Parameters
@@ -25,28 +27,32 @@ def prepack_a(a: Any, n: int = HINT, num_threads: int | None = None) -> PackedMa
         Columns of the B that it will meet most; others work as well.
     num_threads : int, optional
         Threads of the products to come.
+    precision : str
+        That of the products to come; those that are asked for another run in float32.
 
     Returns
     -------
     PackedMatrix
         Takes a's place in ``gemm``.
     """
-    return _prepack(a, "a", n, num_threads)
+    return _prepack(a, "a", n, num_threads, precision)
 
 
-def prepack_b(b: Any, m: int = HINT, num_threads: int | None = None) -> PackedMatrix:
+def prepack_b(b: Any, m: int = HINT, num_threads: int | None = None, precision: str = "highest") -> PackedMatrix:
     """Pack the right operand (k, n) of many products once; `m` as ``prepack_a``'s `n`."""
-    return _prepack(b, "b", m, num_threads)
+    return _prepack(b, "b", m, num_threads, precision)
 
 
-def _prepack(value, name: str, other: int, num_threads: int | None) -> PackedMatrix:
+def _prepack(value, name: str, other: int, num_threads: int | None, precision: str) -> PackedMatrix:
+    Request(precision=precision)
     array = host_array(value, name)
     if array.ndim != 2 or not array.size or other < 1:
         raise ShapeError(f"{name}: expected a matrix with at least one element, got shape {array.shape}")
     threads = threads_for(num_threads)
     m, k, n = (*array.shape, other) if name == "a" else (other, *array.shape)
     operands = Operands(a_packed=name == "a", b_packed=name == "b")
-    return gemm_plan(m, n, k, array.dtype, threads, operands).pack(name, Matrix.of(array), threads)
+    plan = gemm_plan(m, n, k, array.dtype, threads, operands, arithmetic=arithmetic_for(precision, array.dtype))
+    return plan.pack(name, Matrix.of(array), threads)
 
 
 def linear(x: Any, w: Any, bias: Any = None, *, activation: str | None = None, out=None, num_threads: int | None = None,

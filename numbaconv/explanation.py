@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from numbaconv.api import as_problem, make_request
 from numbaconv.devices import cuda as cuda_devices
 from numbaconv.errors import DeviceUnavailable
+from numbaconv.gemm.arithmetic import in_words
 from numbaconv.gemm.cuda_plan import arithmetic_for
 from numbaconv.lowering import GemmCall
 from numbaconv.measured import known
@@ -150,10 +151,10 @@ def _precision_notes(problem: ConvProblem, request: Request) -> list[str]:
     """What multiplies, where less than float32 was accepted."""
     if request.precision == "highest":
         return []
+    if request.device == "cpu":
+        return [f"precision={request.precision!r}: {in_words(request.precision, problem.dtype)}"]
     words = {"fma": "no faster arithmetic than float32, float32 runs", "tf32": "tensor cores, one TF32 product each",
              "tf32x3": "tensor cores, three TF32 products for each of float32"}  # fmt: skip
-    if request.device == "cpu":
-        return [f"precision={request.precision!r}: this version has {words['fma']}"]
     device = cuda_devices.runtime(request.device)
     chosen = arithmetic_for(request.precision, problem.itemsize, device.cc)
     have = f"{device.name} has " if chosen == "fma" else ""

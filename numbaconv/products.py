@@ -12,9 +12,10 @@ from numbaconv.arrays import device_of, host_array, writable
 from numbaconv.devices.cuda import runtime
 from numbaconv.errors import DeviceUnavailable, ShapeError
 from numbaconv.gemm import Blocking, Finish, Matrix, PackedMatrix
+from numbaconv.gemm.arithmetic import FMA, arithmetic_for
 from numbaconv.lift import LIMITS
 from numbaconv.machine import default_threads
-from numbaconv.product_plans import plan_for, run_bound
+from numbaconv.product_plans import admitted, plan_for, run_bound
 from numbaconv.request import Epilogue, Request
 from numbaconv.workspace import checked_out
 
@@ -115,7 +116,7 @@ def gemm(
         When shapes or dtypes do not go together.
     DeviceUnavailable
     """
-    threads = threads_for(num_threads)
+    threads, arithmetic = threads_for(num_threads), FMA
     if (device, precision, accuracy, activation, stream) != PLAIN or not (type(a) in ON_HOST and type(b) in ON_HOST):
         device = check_device(device, device_of(a), "a")
         Request(device, threads, precision, accuracy, None, Epilogue(activation=activation))
@@ -127,10 +128,13 @@ def gemm(
             return products_cuda.gemm(
                 a, b, out, alpha, beta, transpose_a, transpose_b, bias, residual, activation, device, precision, stream
             )  # fmt: skip
+        arithmetic = arithmetic_for(precision, np.float32)
         if stream is not None:
             raise DeviceUnavailable("stream: only a CUDA device has streams; pass device='cuda' or leave stream away")
     plain = activation is bias is residual is blocking is None and alpha == 1.0 and beta == 0.0
-    if plain and out is not None and not (transpose_a or transpose_b) and run_bound(a, b, out, threads):
+    if plain and out is not None and not (transpose_a or transpose_b) and run_bound(
+        a, b, out, threads, arithmetic
+    ):  # fmt: skip
         return out
     a, b = _operand(a, "a", transpose_a), _operand(b, "b", transpose_b)
     batch, m, n, k, dtype = _sizes(a, b)
@@ -158,7 +162,7 @@ def gemm(
     target = np.empty(shape, dtype) if overlaps and beta == 0 else result
     if overlaps and beta != 0:
         target = result.copy()
-    _multiply(a, b, target, extra, finish, beta != 0, threads, blocking, (m, n, k))
+    _multiply(a, b, target, extra, finish, beta != 0, threads, blocking, (m, n, k), arithmetic)
     if target is not result:
         result[...] = target
     return result
@@ -222,7 +226,7 @@ def _without_product(result, finish: Finish, extra):
     return np.clip(result, finish.low, finish.high, out=result)
 
 
-def _multiply(a, b, target, extra, finish: Finish, accumulate: bool, threads: int, blocking, sizes):
+def _multiply(a, b, target, extra, finish: Finish, accumulate: bool, threads: int, blocking, sizes, arithmetic):
     """Every product of the batch; a batch of A against one B, rows on rows, is a single product."""
     m, n, k = sizes
     one_b = target.ndim > 2 and len(b.shape) == 2 and isinstance(a, np.ndarray) and a.shape[:-2] == target.shape[:-2]
@@ -231,7 +235,7 @@ def _multiply(a, b, target, extra, finish: Finish, accumulate: bool, threads: in
         extra = None if extra is None else extra.reshape(-1, n)
         m = len(a)
     if target.ndim == 2:
-        _multiply_one(a, b, target, extra, finish, accumulate, threads, blocking, (m, n, k))
+        _multiply_one(a, b, target, extra, finish, accumulate, threads, blocking, (m, n, k), arithmetic)
         return
     batch = target.shape[:-2]
     a, b = (x if isinstance(x, PackedMatrix) else np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
@@ -239,17 +243,16 @@ def _multiply(a, b, target, extra, finish: Finish, accumulate: bool, threads: in
         left, right, added = (
             None if x is None else x if isinstance(x, PackedMatrix) else x[index] for x in (a, b, extra)
         )
-        _multiply_one(left, right, target[index], added, finish, accumulate, threads, blocking, sizes)
+        _multiply_one(left, right, target[index], added, finish, accumulate, threads, blocking, sizes, arithmetic)
 
 
-def _multiply_one(a, b, target, extra, finish: Finish, accumulate: bool, threads: int, blocking, sizes):
+def _multiply_one(a, b, target, extra, finish: Finish, accumulate: bool, threads: int, blocking, sizes, arithmetic):
     """One product of matrices."""
-    a = a if isinstance(a, PackedMatrix) else Matrix.of(a)
-    b = b if isinstance(b, PackedMatrix) else Matrix.of(b)
+    a, b = (admitted(x, arithmetic) if isinstance(x, PackedMatrix) else Matrix.of(x) for x in (a, b))
     c = Matrix.of(target)
     finish.residual = None if extra is None else Matrix.of(extra)
     m, n, k = sizes
-    plan = plan_for(m, n, k, target.dtype, threads, a, b, c, blocking)
+    plan = plan_for(m, n, k, target.dtype, threads, a, b, c, blocking, arithmetic)
     with checked_out(plan.panel_bytes) as arena:
         plan.run(a, b, c, arena.address, accumulate, finish)
 

@@ -13,7 +13,7 @@ from numba.core import cgutils
 
 from numbaconv.jit import intrinsic
 
-I1, I8, I32, I64 = ir.IntType(1), ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I1, I8, I16, I32, I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 BYTES = I8.as_pointer()
 ELEMENTS = {4: ir.FloatType(), 8: ir.DoubleType()}
 
@@ -241,6 +241,19 @@ def stack(typingctx, size):
     def codegen(context, builder, signature, args):
         memory = cgutils.alloca_once(builder, ir.ArrayType(I8, size.literal_value))
         memory.align = 64
+        return builder.ptrtoint(memory, I64)
+
+    return types.int64(size), codegen
+
+
+@intrinsic(prefer_literal=True)
+def room(typingctx, size):
+    """As ``stack``, for much of it: uninitialised, where Numba's zeros take LLVM minutes to compile."""
+
+    def codegen(context, builder, signature, args):
+        with builder.goto_entry_block():
+            memory = builder.alloca(ir.ArrayType(I8, size.literal_value))
+            memory.align = 64
         return builder.ptrtoint(memory, I64)
 
     return types.int64(size), codegen

@@ -73,17 +73,20 @@ def even(length: int, most: int) -> int:
     return -(-length // parts) if length else most
 
 
-def block_depth(k: int, dtype: np.typing.DTypeLike, machine: Machine) -> int:
-    """kc: as deep as A's panel may be in L1, cut evenly; from the shape and the machine alone (it decides the bits)."""
-    size = np.dtype(dtype).itemsize
+def block_depth(k: int, size: int, machine: Machine) -> int:
+    """kc: as deep as A's panel, `size` bytes a row, may be in L1, cut evenly; from the shape and the machine alone.
+
+    It decides the bits of the result.
+    """
     rows = max_rows(3, machine.vector_registers)
     most = min(KC_MOST, int(L1_FOR_A * machine.l1d_bytes) // (rows * size) // 16 * 16)
     return -(-even(k, max(16, most)) // 4) * 4
 
 
 def analytical(
-    m: int, n: int, k: int, dtype: np.typing.DTypeLike, nv: int, machine: Machine | None = None, direct: bool = False
-) -> Blocking:
+    m: int, n: int, k: int, dtype: np.typing.DTypeLike, nv: int, machine: Machine | None = None, direct: bool = False,
+    step_bytes: int | None = None,
+) -> Blocking:  # fmt: skip
     """The model's blocking for a product of m x k by k x n whose tile is `nv` vectors wide.
 
     Parameters
@@ -98,12 +101,14 @@ def analytical(
         This one, unless given.
     direct : bool
         Whether A is read where it lies.
+    step_bytes : int, optional
+        Bytes of one row's step in a panel; those of an element, unless given.
     """
     machine = machine or detect()
-    size, lanes = np.dtype(dtype).itemsize, machine.lanes(dtype)
+    size, lanes = step_bytes or np.dtype(dtype).itemsize, machine.lanes(dtype)
     mr = even(m, max_rows(nv, machine.vector_registers, direct))
     nr = even(-(-n // lanes), nv) * lanes
-    kc = block_depth(k, dtype, machine)
+    kc = block_depth(k, size, machine)
     mc = max(mr, int(L2_FOR_A * machine.l2_bytes) // (kc * size))
     nc = max(nr, min(int(L2_FOR_B * machine.l2_bytes), machine.l3_share) // (kc * size))
     return Blocking(mr, nr, kc, even(m, mc) if m else mc, even(n, nc) if n else nc)

@@ -23,6 +23,9 @@ Contract of the C function (every argument int64; addresses and strides in bytes
 * if `finish`: c = clamp(alpha * c + row_bias[i] + col_bias[j] + residual[i, j], low, high), with
   scalars = alpha, low, high. An absent term points at zeros (its step is 0), so there is nothing to branch on.
 
+With bf16 arithmetic a step is one of pairs (``pairs.py``): both panels hold, for every step, each part of the operand
+in turn, 4 bytes for every row or column, and a fused multiply-add gives way to the chain of the parts' products.
+
 Two steps of k are emitted at a time only where registers are left: otherwise LLVM hoists broadcasts until accumulators
 spill.
 """
@@ -34,6 +37,8 @@ import functools
 from numba import types
 from numba.core import cgutils
 
+from numbaconv.gemm.arithmetic import FMA, Arithmetic
+from numbaconv.gemm.pairs import Pairs
 from numbaconv.jit import Native, intrinsic, native
 from numbaconv.machine import detect
 from numbaconv.simd import Lanes, const
@@ -57,13 +62,14 @@ def max_vectors(registers: int) -> int:
 
 
 @intrinsic(prefer_literal=True)
-def _tile(typingctx, itemsize, lanes, fused, mr, nv, direct, arguments):
+def _tile(typingctx, itemsize, lanes, fused, arithmetic, mr, nv, direct, arguments):
     rows, vectors = mr.literal_value, nv.literal_value
+    chosen = Arithmetic.of(arithmetic.literal_value)
 
     def codegen(context, builder, signature, args):
         (kc, a, rs_a, b, c, rs_c, last, accumulate, finish, scalars, row_bias, row_bias_step, col_bias, residual,
          rs_residual) = cgutils.unpack_tuple(builder, args[-1])  # fmt: skip
-        v = Lanes(builder, itemsize.literal_value, lanes.literal_value, bool(fused.literal_value))
+        v = _words(builder, chosen, itemsize.literal_value, lanes.literal_value, bool(fused.literal_value))
         a, b, c, scalars, row_bias, col_bias, residual = (
             v.pointer(address) for address in (a, b, c, scalars, row_bias, col_bias, residual)
         )
@@ -73,7 +79,10 @@ def _tile(typingctx, itemsize, lanes, fused, mr, nv, direct, arguments):
             for j in range(vectors):
                 v.prefetch(v.at(row, j * v.bytes))
 
-        tile = _multiply(v, rows, vectors, kc, a, b, rs_a if direct.literal_value else None)
+        if chosen.split:
+            tile = _multiply_pairs(v, rows, vectors, chosen, kc, a, b)
+        else:
+            tile = _multiply(v, rows, vectors, kc, a, b, rs_a if direct.literal_value else None)
 
         def read(row, j):
             place = v.at(row, j * v.bytes)
@@ -108,7 +117,13 @@ def _tile(typingctx, itemsize, lanes, fused, mr, nv, direct, arguments):
                         write(False, finishing)
         return context.get_dummy_value()
 
-    return types.void(itemsize, lanes, fused, mr, nv, direct, arguments), codegen
+    return types.void(itemsize, lanes, fused, arithmetic, mr, nv, direct, arguments), codegen
+
+
+def _words(builder, arithmetic: Arithmetic, itemsize: int, lanes: int, fused: bool) -> Lanes:
+    if arithmetic.split:
+        return Pairs(builder, lanes, fused, arithmetic.backend == "avx512bf16")
+    return Lanes(builder, itemsize, lanes, fused)
 
 
 def _multiply(v: Lanes, rows: int, vectors: int, kc, a, b, rs_a):
@@ -146,6 +161,35 @@ def _multiply(v: Lanes, rows: int, vectors: int, kc, a, b, rs_a):
     return tile
 
 
+def _multiply_pairs(v: Pairs, rows: int, vectors: int, arithmetic: Arithmetic, kc, a, b):
+    """As ``_multiply``, over steps of pairs."""
+    builder, parts = v.builder, range(arithmetic.parts)
+    tile = [[v.variable(v.zero) for _ in range(vectors)] for _ in range(rows)]
+    a_now, b_now = v.variable(a), v.variable(b)
+    a_part, b_part = rows * v.itemsize, vectors * v.bytes
+    a_step, b_step = arithmetic.parts * a_part, arithmetic.parts * b_part
+    with cgutils.for_range(builder, kc):
+        a, b = builder.load(a_now), builder.load(b_now)
+        v.prefetch(v.at(a, PREFETCH * a_step))
+        columns = {}
+        for part in parts:
+            for j in range(vectors):
+                place = part * b_part + j * v.bytes
+                columns[part, j] = v.bits(v.load(v.at(b, place)))
+                v.prefetch(v.at(b, PREFETCH * b_step + place))
+        for i in range(rows):
+            places = [v.at(a, part * a_part + i * v.itemsize) for part in parts]
+            elements = [v.bits(v.splat(v.load_scalar(place))) for place in places]
+            for j in range(vectors):
+                total = builder.load(tile[i][j])
+                for of_a, of_b in arithmetic.chain:
+                    total = v.dot(total, elements[of_a], columns[of_b, j])
+                builder.store(total, tile[i][j])
+        builder.store(v.at(a, a_step), a_now)
+        builder.store(v.at(b, b_step), b_now)
+    return tile
+
+
 def _row_offsets(builder, rows: int, rs_a):
     """Functions that emit i·rs_a: odd multiples are kept in registers, x86 addressing doubles them for free."""
     odd = {i: builder.mul(rs_a, const(i)) for i in range(1, rows, 2)}
@@ -160,15 +204,16 @@ def _row_offsets(builder, rows: int, rs_a):
 
 
 @functools.cache
-def micro_kernel(itemsize: int, mr: int, nv: int, direct: bool = False) -> Native:
+def micro_kernel(itemsize: int, mr: int, nv: int, direct: bool = False, arithmetic: Arithmetic = FMA) -> Native:
     """The micro-kernel for a tile of `mr` rows and `nv` vectors of `itemsize`-byte floats on this machine."""
+    code = arithmetic.code
     lanes, fused = detect().vector_bits // (8 * itemsize), int(detect().fma)
     in_place = int(direct)
 
     @native
     def kernel(kc, a, rs_a, b, c, rs_c, last, accumulate, finish, scalars, row_bias, row_bias_step, col_bias,
                residual, rs_residual):  # fmt: skip
-        _tile(itemsize, lanes, fused, mr, nv, in_place, (kc, a, rs_a, b, c, rs_c, last, accumulate, finish, scalars,
-              row_bias, row_bias_step, col_bias, residual, rs_residual))  # fmt: skip
+        _tile(itemsize, lanes, fused, code, mr, nv, in_place, (kc, a, rs_a, b, c, rs_c, last, accumulate, finish,
+              scalars, row_bias, row_bias_step, col_bias, residual, rs_residual))  # fmt: skip
 
     return kernel

@@ -98,9 +98,11 @@ class PackedMatrix:
     shape : tuple of int
         Rows and columns of the matrix that was packed.
     data : ndarray
-        Its panels; `nbytes` of memory are kept.
+        Its panels; `nbytes` of memory are kept. Behind those in bf16 lie its float32 panels.
     schedule : Schedule
         What it was packed for: give it as `fixed` to the plan of another product.
+    plain : PackedMatrix, optional
+        Its float32 panels, where it was split into bf16.
     """
 
     operand: str
@@ -108,6 +110,7 @@ class PackedMatrix:
     dtype: np.dtype
     data: np.ndarray
     schedule: Schedule
+    plain: PackedMatrix | None = field(default=None, compare=False)
     address: int = field(init=False)
     kind: tuple = field(init=False)
     tag: tuple = field(init=False)
@@ -127,7 +130,7 @@ class PackedMatrix:
 def tag_of(operand: str, schedule: Schedule, k: int, dtype: np.dtype) -> tuple:
     """What a packed operand must have been cut for to be of use in a product."""
     cut = schedule.a_cut if (operand == "a") != schedule.swap else schedule.b_cut
-    return operand, schedule.swap, cut, schedule.blocking.kc, k, dtype
+    return operand, schedule.swap, cut, schedule.blocking.kc, k, dtype, schedule.arithmetic
 
 
 @dataclass(slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 from numbaconv.errors import ShapeError
 from numbaconv.gemm.axes import UNBROKEN
 from numbaconv.gemm.call import FIELD, RESULT, fields
-from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, same_breaks, strided
+from numbaconv.gemm.operands import Axis, Finish, Matrix, PackedMatrix, Source, same_breaks, strided
 from numbaconv.gemm.pack import STRIDED
 from numbaconv.workspace import address_of
 
@@ -74,7 +74,7 @@ def fill_result(call: np.ndarray, c: Matrix, finish: Finish | None, dtype: np.dt
     place = (c.address, rows.step, rows.outer, columns.step, columns.outer, rows.inner, columns.inner)
     scalars = row_bias = col_bias = residual = ZEROS_ADDRESS
     row_step = col_step = finishing = 0
-    residual_steps = (0, 0, 0, 0)
+    in_place, residual_steps = False, (0, 0, 0, 0)
     numbers = None
     if finish and not finish.trivial:
         finishing = 1
@@ -86,6 +86,21 @@ def fill_result(call: np.ndarray, c: Matrix, finish: Finish | None, dtype: np.dt
             col_bias, col_step = address_of(finish.col_bias), dtype.itemsize
         if finish.residual is not None:
             residual, residual_steps = finish.residual.address, (r.step, r.outer, s.step, s.outer)
+            in_place = _meet(call, c, finish.residual, dtype.itemsize)
     call[RESULT_FIELDS] = (*place, finishing, scalars, row_bias, row_step, col_bias, col_step, residual,
-                           *residual_steps)  # fmt: skip
+                           *residual_steps, in_place)  # fmt: skip
     return numbers, finish
+
+
+def _meet(call: np.ndarray, c: Matrix, residual: Matrix, itemsize: int) -> bool:
+    """Whether two matrices of the result's size may share memory; axes that run backwards may be anywhere."""
+
+    def extent(axis: Axis, length: int) -> int:
+        return axis.extent(length) if min(axis.step, axis.outer) >= 0 else UNBROKEN
+
+    m, n = int(call[FIELD["m"]]), int(call[FIELD["n"]])
+    c_end, r_end = (
+        matrix.address + extent(matrix.rows, m) + extent(matrix.columns, n) + itemsize for matrix in (c, residual)
+    )
+    backwards = max(c_end - c.address, r_end - residual.address) >= UNBROKEN
+    return backwards or (c.address < r_end and residual.address < c_end)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from numbaconv.gemm.arithmetic import FMA, Arithmetic
 from numbaconv.gemm.blocking import Blocking, analytical
 from numbaconv.gemm.micro import max_rows, max_vectors
 from numbaconv.machine import Machine, detect
@@ -23,6 +24,7 @@ UNEVEN = 0.03  # what a busy neighbour costs a thread with a single task
 TILE_CYCLES = 60.0  # loop, call and prefetch around one micro-kernel
 STORE_CYCLES = {"straight": 4.0, "transposed": 90.0}  # a vector of the tile, into C
 COPY_CYCLES, TRANSPOSE_CYCLES = 0.5, 1.2  # an element, packed along the vectors or across
+SPLIT_CYCLES = 0.25  # an element, split into parts and scanned
 SHARED_CORE = 0.02  # cycles an operation costs beyond its slot: on many machines another thread shares the core
 DIRECT = 1.10  # what rows of A that lie apart cost the kernel
 
@@ -81,6 +83,8 @@ class Schedule:
     lanes: int
     direct: bool = False  # the kernel's A is read where it lies
     cycles: float = field(default=0.0, compare=False)  # what one core should take
+    arithmetic: Arithmetic = FMA
+    plain: Schedule | None = None  # of the same product in float32, where `arithmetic` is another
 
     def __post_init__(self):
         # Computed once: schedules are part of the key of every call's plan.
@@ -98,14 +102,14 @@ def tile_cycles(mr: int, nv: int) -> float:
     return max(mr * nv / 2, (mr + nv) / 2, operations / 4) + operations * SHARED_CORE
 
 
-def _compute_cycles(a_cut: Cut, b_cut: Cut, k, kc, transposed) -> float:
+def _compute_cycles(a_cut: Cut, b_cut: Cut, k, kc, transposed, products: int) -> float:
     """Cycles of all tiles of a product on one core."""
     blocks = -(-k // kc)
     total = 0.0
     for mr, rows in a_cut.sizes:
         for nv, panels in b_cut.sizes:
             store = mr * nv * STORE_CYCLES["transposed" if transposed else "straight"]
-            total += rows * panels * (k * tile_cycles(mr, nv) + blocks * (TILE_CYCLES + store))
+            total += rows * panels * (k * products * tile_cycles(mr, nv) + blocks * (TILE_CYCLES + store))
     return total
 
 
@@ -137,32 +141,40 @@ def schedule(
     operands: Operands,
     blocking: Blocking | None = None,
     fixed: Schedule | None = None,
+    arithmetic: Arithmetic = FMA,
+    swap: bool | None = None,
 ) -> Schedule:
     """Choose for a product of m x k by k x n on at most `threads` threads.
 
     `blocking` overrides the model (and computes the product as it stands, not transposed); `fixed` is the schedule
-    that an operand was packed for, whose orientation and panels hold.
+    that an operand was packed for, whose orientation and panels hold; `swap` is the orientation, where that is settled.
     """
-    machine = detect()
+    machine, size = detect(), arithmetic.step_bytes(dtype.itemsize)
+    steps, splitting = -(-k // arithmetic.depth), SPLIT_CYCLES * arithmetic.parts if arithmetic.split else 0.0
     threads = 1 if 2.0 * m * n * k < PARALLEL_FLOPS else threads
     best, best_cycles = None, np.inf
-    for swap, nv, given, direct in _candidates(machine, dtype, blocking, fixed, operands):
-        rows, columns = (n, m) if swap else (m, n)
-        a, b = _sides(operands)[:: -1 if swap else 1]
-        chosen = given or analytical(rows, columns, k, dtype, nv, machine, direct)
+    for swapped, nv, given, direct in _candidates(machine, dtype, blocking, fixed, operands):
+        if swapped != (swapped if swap is None else swap) or (direct and arithmetic.split):
+            continue
+        rows, columns = (n, m) if swapped else (m, n)
+        a, b = _sides(operands)[:: -1 if swapped else 1]
+        chosen = given or analytical(rows, columns, steps, dtype, nv, machine, direct, size)
         lanes = machine.lanes(dtype)
         height = min(chosen.mr, max_rows(nv, machine.vector_registers, direct))
         a_cut, b_cut = Cut.of(rows, height), Cut.of(-(-columns // lanes), chosen.nr // lanes)
         if fixed:
             a_cut, b_cut = (fixed.a_cut, b_cut) if a.packed else (a_cut, fixed.b_cut)
-        cycles = _compute_cycles(a_cut, b_cut, k, chosen.kc, swap == operands.c_rows)
+        products = max(1, arithmetic.products)
+        cycles = _compute_cycles(a_cut, b_cut, steps, chosen.kc, swapped == operands.c_rows, products)
         cycles *= DIRECT if direct else 1.0
-        cycles += 0 if a.packed or direct else rows * k * (TRANSPOSE_CYCLES if a.along_k else COPY_CYCLES)
-        cycles += 0 if b.packed else columns * k * (TRANSPOSE_CYCLES if b.along_k else COPY_CYCLES)
+        for side, length in ((a, 0 if direct else rows), (b, columns)):
+            copying = (TRANSPOSE_CYCLES if side.along_k else COPY_CYCLES) + splitting
+            cycles += 0 if side.packed else length * k * copying
         if cycles < best_cycles:
-            plan = Schedule(swap, chosen, a_cut, b_cut, 1, 1, a.packed, b.packed, threads, lanes, direct, cycles)
-            best, best_cycles = plan, cycles
-    return _with_tasks(best, dtype.itemsize)
+            best = Schedule(swapped, chosen, a_cut, b_cut, 1, 1, a.packed, b.packed, threads, lanes, direct, cycles,
+                            arithmetic)  # fmt: skip
+            best_cycles = cycles
+    return _with_tasks(best, size)
 
 
 class _Side(NamedTuple):
