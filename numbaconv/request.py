@@ -73,7 +73,8 @@ class Request:
         CPU threads the run may use.
     precision : {"highest", "high", "medium"}
         The least accuracy accepted of the arithmetic. On the CPU "medium" takes one bf16 product (relative error 2e-3)
-        where the CPU has AVX512-BF16; nothing else is faster than float32 there, which ``explain`` says.
+        where there is AMX or AVX512-BF16, "high" three (5e-6) where there is AMX, for products that are predicted to
+        gain by it; all else is float32. ``explain`` says what runs.
     accuracy : {"float32", "strict", "fma"}
         What ``auto`` may choose under ``"highest"``: whose error is within 2.5 times that of one running sum, or no
         more, or plain sums of products only. But for the last, an infinity or a NaN of the input may spoil neighbouring

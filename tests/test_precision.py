@@ -1,4 +1,4 @@
-"""The study of bf16's errors: what it measures is in the order of the arithmetics' digits, and what it prints agrees."""
+"""The study of bf16's errors: they are in the order of the arithmetics' digits, and what it prints agrees."""
 
 from __future__ import annotations
 

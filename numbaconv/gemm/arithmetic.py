@@ -18,11 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from numbaconv.devices.amx import has_tiles, permitted
+from numbaconv.errors import DeviceUnavailable
 from numbaconv.machine import Machine, detect
 
 CHAINS = {1: ((0, 0),), 3: ((0, 1), (0, 0), (1, 0)), 6: ((2, 0), (1, 0), (1, 1), (0, 1), (0, 2), (0, 0))}
 """(part of A, part of B) of each product, in order."""
-BACKENDS = ("fma", "avx512bf16", "emulated")
+BACKENDS = ("fma", "avx512bf16", "emulated", "amx", "amx-emulated")
 FORCED = "NUMBACONV_BF16"
 """The variable that makes every precision run on a backend of that name, as tests do; "off" is none."""
 
@@ -36,7 +38,8 @@ class Arithmetic:
     products : {0, 1, 3, 6}
         Of bf16; 0 are float32 multiply-adds.
     backend : str
-        One of ``BACKENDS``: "avx512bf16" is the instruction ``vdpbf16ps``, "emulated" does the same in float32.
+        One of ``BACKENDS``: "avx512bf16" is the instruction ``vdpbf16ps``, "amx" are the tiles of ``tdpbf16ps``; what
+        is "emulated" does the same in float32.
     forced : bool
         Whether it was asked for by name, and is taken where it is slower, too.
     """
@@ -60,9 +63,19 @@ class Arithmetic:
         return 1 + max(part for part, _ in self.chain) if self.split else 1
 
     @property
+    def tiles(self) -> bool:
+        """Whether the kernel computes with tiles, of 16 rows and 16 pairs."""
+        return self.backend.startswith("amx")
+
+    @property
+    def native(self) -> bool:
+        """Whether AVX512-BF16 splits; every CPU with AMX has it."""
+        return self.backend in ("avx512bf16", "amx")
+
+    @property
     def depth(self) -> int:
         """Neighbours along k that a panel holds together: a step of the kernel's loop."""
-        return 2 if self.split else 1
+        return 32 if self.tiles else 2 if self.split else 1
 
     def step_bytes(self, itemsize: int) -> int:
         """Bytes of one row's, or column's, step in a panel."""
@@ -98,9 +111,15 @@ def _arithmetic(precision: str, dtype: np.dtype, forced: str | None) -> Arithmet
         return FMA
     products = PRODUCTS[precision]
     if forced:
+        if forced == "amx" and not (has_tiles(detect()) and permitted()):
+            raise DeviceUnavailable(f"{FORCED}={forced}: {_without_tiles(detect())}; unset it")
+        if forced == "amx-emulated" and detect().vector_bits != 512:
+            raise DeviceUnavailable(f"{FORCED}={forced}: it takes vectors as long as a tile's rows, 512 bits; unset it")
         if forced not in BACKENDS[1:]:
             raise ValueError(f"{FORCED} must be 'off' or one of {', '.join(BACKENDS[1:])}; got {forced!r}")
         return Arithmetic(products, forced, forced=True)
+    if has_tiles(detect()) and permitted():
+        return Arithmetic(products, "amx")
     # vdpbf16ps does two multiply-adds in the time of one: three products for one would be slower than float32.
     return Arithmetic(products, "avx512bf16") if products == 1 and has_avx512bf16(detect()) else FMA
 
@@ -115,13 +134,17 @@ def in_words(precision: str, dtype: np.typing.DTypeLike) -> str:
     chosen, machine = arithmetic_for(precision, dtype), detect()
     if chosen.split:
         count = {1: "one bf16 product", 3: "three bf16 products", 6: "six bf16 products"}[chosen.products]
-        instruction = {"avx512bf16": "AVX512-BF16"}.get(chosen.backend, chosen.backend)
+        instruction = {"avx512bf16": "AVX512-BF16", "amx": "AMX"}.get(chosen.backend, chosen.backend)
         return (
             f"{instruction}, {count} for each of float32 where that is predicted to be faster; products of numbers "
             "that bf16 would not treat like float32 run again in float32, and so does what issues no products"
         )
     if np.dtype(dtype) != np.float32:
         return f"{np.dtype(dtype)} has no faster arithmetic than its own"
-    if has_avx512bf16(machine):
-        return "this CPU has AVX512-BF16 but no AMX: three bf16 products would be no faster, float32 runs"
-    return "this CPU has no AVX512-BF16 (nor are AMX's tiles used yet): float32 runs"
+    less = "AVX512-BF16 would be no faster with three products" if has_avx512bf16(machine) else "nor AVX512-BF16"
+    return f"{_without_tiles(machine)}, {less}: float32 runs"
+
+
+def _without_tiles(machine: Machine) -> str:
+    """Why AMX is not used."""
+    return "the kernel does not permit the use of AMX" if has_tiles(machine) else "this CPU has no AMX"

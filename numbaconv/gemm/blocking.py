@@ -73,19 +73,20 @@ def even(length: int, most: int) -> int:
     return -(-length // parts) if length else most
 
 
-def block_depth(k: int, size: int, machine: Machine) -> int:
+def block_depth(k: int, size: int, machine: Machine, rows: int | None = None) -> int:
     """kc: as deep as A's panel, `size` bytes a row, may be in L1, cut evenly; from the shape and the machine alone.
 
     It decides the bits of the result.
     """
-    rows = max_rows(3, machine.vector_registers)
-    most = min(KC_MOST, int(L1_FOR_A * machine.l1d_bytes) // (rows * size) // 16 * 16)
-    return -(-even(k, max(16, most)) // 4) * 4
+    least = 4 if rows else 16
+    rows = rows or max_rows(3, machine.vector_registers)
+    most = min(KC_MOST, int(L1_FOR_A * machine.l1d_bytes) // (rows * size) // least * least)
+    return -(-even(k, max(least, most)) // 4) * 4
 
 
 def analytical(
     m: int, n: int, k: int, dtype: np.typing.DTypeLike, nv: int, machine: Machine | None = None, direct: bool = False,
-    step_bytes: int | None = None,
+    step_bytes: int | None = None, most_rows: int | None = None,
 ) -> Blocking:  # fmt: skip
     """The model's blocking for a product of m x k by k x n whose tile is `nv` vectors wide.
 
@@ -103,12 +104,14 @@ def analytical(
         Whether A is read where it lies.
     step_bytes : int, optional
         Bytes of one row's step in a panel; those of an element, unless given.
+    most_rows : int, optional
+        Of a micro-tile of tile registers; what fits into registers, unless given.
     """
     machine = machine or detect()
     size, lanes = step_bytes or np.dtype(dtype).itemsize, machine.lanes(dtype)
-    mr = even(m, max_rows(nv, machine.vector_registers, direct))
+    mr = even(m, most_rows or max_rows(nv, machine.vector_registers, direct))
     nr = even(-(-n // lanes), nv) * lanes
-    kc = block_depth(k, size, machine)
+    kc = block_depth(k, size, machine, most_rows)
     mc = max(mr, int(L2_FOR_A * machine.l2_bytes) // (kc * size))
     nc = max(nr, min(int(L2_FOR_B * machine.l2_bytes), machine.l3_share) // (kc * size))
     return Blocking(mr, nr, kc, even(m, mc) if m else mc, even(n, nc) if n else nc)

@@ -10,8 +10,19 @@ OPERANDS = (
     "a_packer", "a_source", "a_panels", "a_padded", "a_starts", "a_groups",
     "b_packer", "b_source", "b_panels", "b_padded", "b_starts", "b_groups",
 )  # fmt: skip
-SPLIT = ("a_splitter", "b_splitter", "plain", "a_before", "b_before", "scan_offset", "plain_offset")
-KERNELS = ("kernels", "mr_low", "nv_low", "store")
+SPLIT = (
+    "a_splitter",
+    "b_splitter",
+    "plain",
+    "a_before",
+    "b_before",
+    "scan_offset",
+    "plain_offset",
+    "runner",
+    "check",
+    "fit",
+)
+KERNELS = ("kernels", "mr_low", "nv_low", "store", "enter", "leave")
 RESULT = (
     "c", "rs_c", "rs_outer_c", "cs_c", "cs_outer_c", "row_inner", "col_inner",
     "finish", "scalars", "row_bias", "row_bias_step", "col_bias", "col_bias_step",
@@ -51,8 +62,10 @@ operand is packed by all threads before each round, or 0;
 k and what counts it are in steps of the kernel, `depth` terms each, ``step_bytes`` of a panel for each row; `terms` is
 the sum's true length;
 ``a_splitter`` / ``b_splitter`` wraps the packer where operands are split into bf16 (``split.py``); `plain` is then the
-template of the same product in float32, run in this one's place where ``guard.py`` says so; ``a_before`` /
+template of the same product in float32, run in this one's place where ``guard.py`` says so: `runner` runs one or the
+other, `check` writes into `fit` which; ``a_before`` /
 ``b_before``: packed before, with float32 panels ``plain_offset`` bytes behind the beginning of those in bf16;
+`enter` and `leave`, when not 0, are called by each task around its kernels;
 ``in_place``: the result may be what is added to it;
 element (i, j) of the result is at c + (i // row_inner)·rs_outer_c + (i % row_inner)·rs_c + the same for j."""
 

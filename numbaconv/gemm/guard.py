@@ -25,8 +25,9 @@ from numbaconv.workspace import address_of, aligned
 SCAN_BYTES = 2 * SCAN_HALF
 SCANS = 2 * SCAN_BYTES
 """Bytes of a thread's scans of A and of B."""
-SEAL = 64
-"""Bytes behind panels that were packed before: their largest magnitude, and their smallest less one."""
+SEAL = 1024
+"""Bytes behind panels that were packed before, for their largest magnitude and their smallest less one; a last tile may
+be read beyond its panel, so far."""
 NOTHING = 0xFFFFFFFF
 LEAST, MOST = -100, 127
 

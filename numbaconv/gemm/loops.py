@@ -93,6 +93,8 @@ def multiply_task(task, worker, address):
     a_block = call.scratch + worker * call.scratch_step
     b_block = a_block + call.b_offset
     tile, scan = a_block + call.tile_offset, _scan(call, worker)
+    if call.enter:
+        invoke(call.enter, ())
 
     for jc in range(j_first, j_end, call.nc_groups):  # loop 5
         jc_end = min(jc + call.nc_groups, j_end)
@@ -123,6 +125,8 @@ def multiply_task(task, worker, address):
                     nv = _start(call.b_starts, jr + 1) - _start(call.b_starts, jr)
                     b_panel = b_panels + (j - j0) * kc * size
                     _panel(address, call, ic, ic_end, i0, a_panels, j, nv, b_panel, kc, accumulate, finish, tile)
+    if call.leave:
+        invoke(call.leave, ())
 
 
 @compiled
@@ -185,13 +189,27 @@ def scan_b_task(task, worker, address):
 @compiled
 def run_rounds(pool, threads, address):
     """The whole product, in float32 where another arithmetic is not fit for it."""
-    call = record_at(address, CALL)
-    if call.plain == 0:
+    runner = record_at(address, CALL).runner
+    if runner:  # by address: where nothing is split, nothing of it is compiled
+        invoke(runner, (pool, threads, address))
+    else:
         _rounds(pool, threads, address)
-    elif not _split_rounds(pool, min(threads, call.workers), address):
+
+
+@native
+def run_split(pool, threads, address):
+    """A product in bf16, or in float32."""
+    call = record_at(address, CALL)
+    if not _split_rounds(pool, min(threads, call.workers), address):
         plain = stack(CALL_BYTES)
         _make_plain(address, plain)
         _rounds(pool, min(threads, record_at(plain, CALL).workers), plain)
+
+
+@native
+def check_fit(address, threads):
+    """Whether what was seen so far may be left to bf16."""
+    record_at(address, CALL).fit = 1 if fit(address, threads) else 0
 
 
 @compiled
@@ -244,9 +262,11 @@ def _rounds(pool, threads, address):
         if call.b_place:
             call.b_panels = call.b_place - call.b_padded * first * call.step_bytes
             fork_join(pool, call.pack_b_task, -(-call.b_groups // call.nc_groups), address, threads)
-        if call.plain and not fit(address, threads):
-            call.accumulate = accumulate
-            return False
+        if call.check:
+            invoke(call.check, (address, threads))
+            if not call.fit:
+                call.accumulate = accumulate
+                return False
         fork_join(pool, call.multiply_task, call.m_tasks * call.n_tasks, address, threads)
     call.accumulate = accumulate
     return True

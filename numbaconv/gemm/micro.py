@@ -39,6 +39,7 @@ from numba.core import cgutils
 
 from numbaconv.gemm.arithmetic import FMA, Arithmetic
 from numbaconv.gemm.pairs import Pairs
+from numbaconv.gemm.tiles import EmulatedTiles, Tiles, multiply_tiles
 from numbaconv.jit import Native, intrinsic, native
 from numbaconv.machine import detect
 from numbaconv.simd import Lanes, const
@@ -79,7 +80,10 @@ def _tile(typingctx, itemsize, lanes, fused, arithmetic, mr, nv, direct, argumen
             for j in range(vectors):
                 v.prefetch(v.at(row, j * v.bytes))
 
-        if chosen.split:
+        if chosen.tiles:
+            words = (Tiles if chosen.native else EmulatedTiles)(v)
+            tile = multiply_tiles(v, words, rows, vectors, chosen.chain, kc, a, b)
+        elif chosen.split:
             tile = _multiply_pairs(v, rows, vectors, chosen, kc, a, b)
         else:
             tile = _multiply(v, rows, vectors, kc, a, b, rs_a if direct.literal_value else None)
@@ -122,7 +126,7 @@ def _tile(typingctx, itemsize, lanes, fused, arithmetic, mr, nv, direct, argumen
 
 def _words(builder, arithmetic: Arithmetic, itemsize: int, lanes: int, fused: bool) -> Lanes:
     if arithmetic.split:
-        return Pairs(builder, lanes, fused, arithmetic.backend == "avx512bf16")
+        return Pairs(builder, lanes, fused, arithmetic.native)
     return Lanes(builder, itemsize, lanes, fused)
 
 
@@ -217,3 +221,26 @@ def micro_kernel(itemsize: int, mr: int, nv: int, direct: bool = False, arithmet
               scalars, row_bias, row_bias_step, col_bias, residual, rs_residual))  # fmt: skip
 
     return kernel
+
+
+@intrinsic(prefer_literal=True)
+def _tiles_for(typingctx, on):
+    """Configure this thread's tiles, or give them back."""
+
+    def codegen(context, builder, signature, args):
+        words = Tiles(Pairs(builder, 16, True, True))
+        (words.configure if on.literal_value else words.release)()
+        return context.get_dummy_value()
+
+    return types.void(on), codegen
+
+
+@functools.cache
+def tiles_for_a_task(on: int) -> Native:
+    """The C function without arguments that a task calls before its kernels, and after them."""
+
+    @native
+    def switch():
+        _tiles_for(on)
+
+    return switch

@@ -9,13 +9,13 @@ import numpy as np
 
 from numbaconv.devices.threads import parallel, pool_for
 from numbaconv.errors import ShapeError
+from numbaconv.gemm import loops
 from numbaconv.gemm.arithmetic import FMA, Arithmetic
 from numbaconv.gemm.blocking import Blocking
 from numbaconv.gemm.call import FIELD, POINTERS
 from numbaconv.gemm.guard import SCANS, SEAL, Scans
 from numbaconv.gemm.layout import Layout
-from numbaconv.gemm.loops import multiply_task, pack_a_task, pack_b_task, run_rounds, scan_a_task, scan_b_task
-from numbaconv.gemm.micro import micro_kernel
+from numbaconv.gemm.micro import micro_kernel, tiles_for_a_task
 from numbaconv.gemm.operands import Finish, Matrix, PackedMatrix, Source, tag_of
 from numbaconv.gemm.pack import strided_packer
 from numbaconv.gemm.record import Record, fill_result
@@ -156,8 +156,8 @@ class GemmPlan:
             "tile_offset": layout.a_block + layout.b_block, "round": self._round,
             "a_shared": layout.a_shared, "b_shared": layout.b_shared, "workers": layout.workers,
             "a_packer": strided_packer(self.itemsize).address, "b_packer": strided_packer(self.itemsize).address,
-            "pack_a_task": pack_a_task.address, "pack_b_task": pack_b_task.address,
-            "multiply_task": multiply_task.address,
+            "pack_a_task": loops.pack_a_task.address, "pack_b_task": loops.pack_b_task.address,
+            "multiply_task": loops.multiply_task.address,
         }  # fmt: skip
         for name, value in values.items():
             call[FIELD[name]] = value
@@ -168,13 +168,17 @@ class GemmPlan:
 
     def _splitting(self, plain: GemmPlan) -> dict[str, int]:
         """The fields of a call record whose operands are split."""
-        split, before = splitter(self.arithmetic).address, self._before
+        before, tiles, configured = self._before, self.arithmetic.tiles, self.arithmetic.backend == "amx"
         packed = next((name for name, is_packed in zip("ab", self._before, strict=True) if is_packed), None)
         return {
-            "a_splitter": split, "b_splitter": split, "plain": address_of(plain.template),
+            "a_splitter": splitter(self.arithmetic, tiles).address, "b_splitter": splitter(self.arithmetic).address,
+            "enter": tiles_for_a_task(1).address if configured else 0,
+            "leave": tiles_for_a_task(0).address if configured else 0,
+            "plain": address_of(plain.template),
             "a_before": before[0], "b_before": before[1],
             "scan_offset": self.layout.scan_offset,
-            "scan_a_task": scan_a_task.address, "scan_b_task": scan_b_task.address,
+            "scan_a_task": loops.scan_a_task.address, "scan_b_task": loops.scan_b_task.address,
+            "runner": loops.run_split.address, "check": loops.check_fit.address,
             "plain_offset": self.split_bytes("ab"[(packed == "a") == self.schedule.swap]) if packed else 0,
         }  # fmt: skip
 
@@ -227,7 +231,7 @@ class GemmPlan:
         cut, groups = (self.schedule.a_cut, self._mc_groups) if as_a else (self.schedule.b_cut, self._nc_groups)
         scans = Scans(self.layout.worker_bytes, self.layout.scan_offset, threads if self.plain else 0)
         call[FIELD["scratch"]] = scans.address
-        parallel(pack_a_task if as_a else pack_b_task, -(-cut.parts // groups), record.address, threads)
+        parallel(loops.pack_a_task if as_a else loops.pack_b_task, -(-cut.parts // groups), record.address, threads)
         if self.plain:
             scans.seal(as_a, address_of(data) + self.split_bytes(operand) - SEAL)
         self._records.append(record)
@@ -253,7 +257,7 @@ class GemmPlan:
         self.check_tags(a, b)
         record = self._record()
         keep = self._describe(record, a, b, c, workspace, accumulate, finish)
-        run_rounds(*pool_for(self.schedule.threads), record.address)
+        loops.run_rounds(*pool_for(self.schedule.threads), record.address)
         del keep
         self._records.append(record)
 

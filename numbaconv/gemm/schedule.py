@@ -26,6 +26,8 @@ STORE_CYCLES = {"straight": 4.0, "transposed": 90.0}  # a vector of the tile, in
 COPY_CYCLES, TRANSPOSE_CYCLES = 0.5, 1.2  # an element, packed along the vectors or across
 SPLIT_CYCLES = 0.25  # an element, split into parts and scanned
 SHARED_CORE = 0.02  # cycles an operation costs beyond its slot: on many machines another thread shares the core
+TILE_ROWS, TILE_VECTORS = 32, 2  # of C, in four of the eight tile registers
+TILE_PRODUCT = 28.0  # cycles of a product of tiles whose operands are loaded from L2 (16 where they need not be)
 DIRECT = 1.10  # what rows of A that lie apart cost the kernel
 
 
@@ -102,14 +104,21 @@ def tile_cycles(mr: int, nv: int) -> float:
     return max(mr * nv / 2, (mr + nv) / 2, operations / 4) + operations * SHARED_CORE
 
 
-def _compute_cycles(a_cut: Cut, b_cut: Cut, k, kc, transposed, products: int) -> float:
+def _step_cycles(mr: int, nv: int, arithmetic: Arithmetic) -> float:
+    """Cycles of one step, whatever the arithmetic."""
+    if arithmetic.tiles:
+        return -(-mr // 16) * nv * arithmetic.products * TILE_PRODUCT
+    return max(1, arithmetic.products) * tile_cycles(mr, nv)
+
+
+def _compute_cycles(a_cut: Cut, b_cut: Cut, k, kc, transposed, arithmetic: Arithmetic) -> float:
     """Cycles of all tiles of a product on one core."""
     blocks = -(-k // kc)
     total = 0.0
     for mr, rows in a_cut.sizes:
         for nv, panels in b_cut.sizes:
             store = mr * nv * STORE_CYCLES["transposed" if transposed else "straight"]
-            total += rows * panels * (k * products * tile_cycles(mr, nv) + blocks * (TILE_CYCLES + store))
+            total += rows * panels * (k * _step_cycles(mr, nv, arithmetic) + blocks * (TILE_CYCLES + store))
     return total
 
 
@@ -156,16 +165,18 @@ def schedule(
     for swapped, nv, given, direct in _candidates(machine, dtype, blocking, fixed, operands):
         if swapped != (swapped if swap is None else swap) or (direct and arithmetic.split):
             continue
+        if arithmetic.tiles and nv > TILE_VECTORS:
+            continue
         rows, columns = (n, m) if swapped else (m, n)
         a, b = _sides(operands)[:: -1 if swapped else 1]
-        chosen = given or analytical(rows, columns, steps, dtype, nv, machine, direct, size)
+        tall = TILE_ROWS if arithmetic.tiles else None
+        chosen = given or analytical(rows, columns, steps, dtype, nv, machine, direct, size, tall)
         lanes = machine.lanes(dtype)
-        height = min(chosen.mr, max_rows(nv, machine.vector_registers, direct))
+        height = min(chosen.mr, tall or max_rows(nv, machine.vector_registers, direct))
         a_cut, b_cut = Cut.of(rows, height), Cut.of(-(-columns // lanes), chosen.nr // lanes)
         if fixed:
             a_cut, b_cut = (fixed.a_cut, b_cut) if a.packed else (a_cut, fixed.b_cut)
-        products = max(1, arithmetic.products)
-        cycles = _compute_cycles(a_cut, b_cut, steps, chosen.kc, swapped == operands.c_rows, products)
+        cycles = _compute_cycles(a_cut, b_cut, steps, chosen.kc, swapped == operands.c_rows, arithmetic)
         cycles *= DIRECT if direct else 1.0
         for side, length in ((a, 0 if direct else rows), (b, columns)):
             copying = (TRANSPOSE_CYCLES if side.along_k else COPY_CYCLES) + splitting
